@@ -1,0 +1,104 @@
+# litefleet: everything a person or a CI machine does with this checkout. A fresh machine needs git, make and
+# Python 3.11 or newer; each target sets up the rest in .venv (and .cache) by itself.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+READY := .venv/.ready
+LOCKS := deploy/locks
+# A shim may be on PATH and still not run, so each candidate is asked; 3.11 first, since that is what CI tests.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+# Arguments for `make demo`, e.g. `make demo ARGS="--devices 4 --keep"`.
+ARGS ?=
+# Arguments for pytest, e.g. `make test-unit PYTEST="-k wave -x"`.
+PYTEST ?=
+
+.PHONY: help .venv demo test test-unit test-simulation test-integration test-system test-demo check format full \
+  locks locks-check clean
+
+help:  ## Show this text
+	@printf 'litefleet: careful releases of machine-learning models to fleets of edge devices\n\n'
+	@printf 'Start here:\n  make demo                 watch a fleet of 12 devices take a good release and refuse a bad one\n\n'
+	@printf 'All targets:\n'
+	@sed -n 's/^\([a-z.-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
+	  printf '%-27s %s\n' "$$target" "$$text"; done
+	@printf '\nExamples:\n'
+	@printf '  make demo ARGS="--keep"             leave controller, broker and agents running afterwards\n'
+	@printf '  make demo ARGS=--ci                 assert every claim; the last line is JSON\n'
+	@printf '  make test-unit PYTEST="-k wave -x"  a few tests only\n'
+
+# --- environment --------------------------------------------------------------------------------
+
+.venv: $(READY)  ## Make the environment: all locked packages, by hash, and litefleet itself, editable
+
+# uv comes out of the lock by pip, then installs the rest of the lock. Where only pip knows the way out (its own
+# configuration for a mirror or a proxy), pip installs the same lock, more slowly.
+$(READY): $(LOCKS)/dev.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo 'litefleet needs Python 3.11 or newer; on Debian: sudo apt-get install python3 python3-venv' >&2; exit 1; }
+	@PYTHON="$(PYTHON)" deploy/ci/prepare python
+	@test -x $(BIN)/python || { rm -rf .venv; echo "making .venv with $(PYTHON)"; "$(PYTHON)" -m venv .venv; }
+	@test -x $(BIN)/uv || { \
+	  awk '/^uv==/ {on=1} on {print} on && !/\\$$/ {exit}' $(LOCKS)/dev.txt > .venv/uv.txt; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.txt; }
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes $(LOCKS)/dev.txt || { \
+	  echo 'uv could not fetch the lock; going on with pip' >&2; \
+	  $(BIN)/python -m ensurepip >/dev/null; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCKS)/dev.txt; }
+	@$(BIN)/uv pip install --quiet --offline --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# --- the product --------------------------------------------------------------------------------
+
+demo: .venv  ## Run the whole product on this machine: controller, broker and 12 agents (ARGS="--devices N --keep --ci")
+	@deploy/ci/prepare broker || echo 'going on without mosquitto: the demo starts a broker written in Python'
+	@$(BIN)/litefleet demo $(ARGS)
+
+# --- tests: the quickest to fail come first -------------------------------------------------------
+
+test: .venv  ## Run every test, then the demo with each of its claims asserted
+	@deploy/ci/prepare
+	@$(MAKE) test-unit
+	@$(MAKE) test-simulation
+	@$(MAKE) test-integration
+	@$(MAKE) test-system
+	@$(MAKE) test-demo
+
+test-unit: .venv  ## Run the pure cores' tests (seconds; no sockets)
+	@$(BIN)/pytest tests/unit --junit-xml=.cache/tests/unit.xml $(PYTEST)
+
+test-simulation: .venv  ## Run the real planner against hundreds of real agent reducers over a lossy network
+	@$(BIN)/pytest tests/simulation --junit-xml=.cache/tests/simulation.xml $(PYTEST)
+
+test-integration: .venv  ## Run against real mosquitto, SQLite, PostgreSQL, LiteRT and HTTP
+	@deploy/ci/prepare
+	@$(BIN)/pytest tests/integration --junit-xml=.cache/tests/integration.xml $(PYTEST)
+
+test-system: .venv  ## Run whole processes, and kill them at seeded moments
+	@deploy/ci/prepare
+	@$(BIN)/pytest tests/system --junit-xml=.cache/tests/system.xml $(PYTEST)
+
+test-demo: .venv
+	@$(MAKE) demo ARGS=--ci
+
+full: test  ## Run everything, then the simulation with 200 seeds and Hypothesis with 1,000 examples (long)
+	@LITEFLEET_SIMULATION_SEEDS=200 $(BIN)/pytest tests/simulation --timeout=0 --hypothesis-profile=full $(PYTEST)
+
+# --- static checks ------------------------------------------------------------------------------
+
+check: .venv locks-check  ## Lint, formatting, types, import contracts, dependencies, locks
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: .venv  ## Format, and repair what ruff can repair
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean:  ## Remove caches and build leftovers (the environment stays: rm -rf .venv)
+	@rm -rf .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist ./*.egg-info
+	@find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
