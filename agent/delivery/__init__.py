@@ -1,0 +1,1 @@
+"""How a release reaches the device's disk: verified, resumable, and atomically in place."""

@@ -1,0 +1,1 @@
+"""How the device speaks with its controller: MQTT, HTTPS, enrolment and the outbox."""

@@ -1,0 +1,1 @@
+"""The serving process: answers inference from the slots that the plan names."""

@@ -1,0 +1,1 @@
+"""What each device should run: the only writer of its generation."""

@@ -1,0 +1,1 @@
+"""How a Desired document is composed of intents."""

@@ -1,0 +1,1 @@
+"""Devices, sites, cohorts and enrolment."""

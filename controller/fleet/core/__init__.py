@@ -1,0 +1,1 @@
+"""What the fleet decides: who is alive, and whom a label query chooses."""

@@ -1,0 +1,1 @@
+"""Models, versions, datasets, conversions and the releases made of them."""

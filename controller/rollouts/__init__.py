@@ -1,0 +1,1 @@
+"""Bringing a release to a cohort in waves, and stopping when it is bad."""

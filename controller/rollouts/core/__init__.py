@@ -1,0 +1,1 @@
+"""What a rollout decides: pure planning, and the invariants that check it."""

@@ -1,0 +1,1 @@
+"""Rules that a wave must pass, each from evidence to a verdict."""

@@ -1,0 +1,1 @@
+"""The tests behind the gates: bounds that hold however often one looks."""

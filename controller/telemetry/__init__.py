@@ -1,0 +1,1 @@
+"""What devices measured: windowed sketches and per-device running sums."""

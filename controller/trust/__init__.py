@@ -1,0 +1,1 @@
+"""Keys and signatures: the TUF repository, and the director that seals Desired and Pulse."""

@@ -1,0 +1,1 @@
+"""The contract between agent, controller and converters."""

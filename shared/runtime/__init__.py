@@ -1,0 +1,1 @@
+"""The model runtime that agent and converters have in common: interpreter, pipeline, golden check."""
