@@ -1,0 +1,139 @@
+"""What the control process tells the serving process, and what it hears back.
+
+Control sends a `Plan` (the whole of it, each time); serving converges on it and answers `Applied`. There are no load or
+swap commands. `BootFile` is the plan on disk, from which serving starts without control.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from shared.ids import BootId, ModelName, ReleaseId, Sha256
+from shared.sketches import Sketch
+from shared.wire import PairedCounts
+
+
+class SlotSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A release to hold in memory."""
+
+    model: ModelName
+    release_id: ReleaseId
+    version_number: int
+    folder: str
+    """Absolute path of the release's folder: `manifest.json` and `model.tflite`, both verified before they came here."""
+    artifact_sha256: Sha256
+    manifest_sha256: Sha256
+    threads: int = 1
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """Who answers for a model. Without a primary the model answers 503 with `unavailable_reason`."""
+
+    model: ModelName
+    primary: ReleaseId | None
+    shadow: ReleaseId | None = None
+    """Runs on a copy of the same requests after the reply is written; compared, never answered from."""
+    candidate: ReleaseId | None = None
+    """Which of the two is the candidate of the comparison, when there is one."""
+    max_latency_ratio: float = 2.0
+    """A pair counts as `slower` when candidate time > this × stable time."""
+    unavailable_reason: str = ""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that serving should hold and route."""
+
+    serial: int
+    slots: tuple[SlotSpec, ...] = ()
+    routes: tuple[Route, ...] = ()
+
+
+class SlotState(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one slot of the plan."""
+
+    model: ModelName
+    release_id: ReleaseId
+    loaded: bool
+    error: str = ""
+
+
+class Applied(msgspec.Struct, frozen=True, kw_only=True, tag="applied"):
+    """Serving has converged on the plan of this serial, as far as it can."""
+
+    serial: int
+    boot_id: BootId
+    """Of this life of the serving process: its counters start at zero with it."""
+    slots: tuple[SlotState, ...] = ()
+
+
+class SeriesStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Cumulative measurements of one release since serving started; names are rows of `shared.metrics`."""
+
+    model: ModelName
+    release_id: ReleaseId
+    counts: dict[str, int] = {}
+    sketches: dict[str, Sketch] = {}
+
+
+class PairStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Cumulative comparison of a candidate with stable since serving started."""
+
+    model: ModelName
+    candidate: ReleaseId
+    stable: ReleaseId
+    counts: PairedCounts
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):
+    """Answer to `GetStats`: all cumulative, so that a lost answer costs nothing."""
+
+    boot_id: BootId
+    series: tuple[SeriesStats, ...] = ()
+    pairs: tuple[PairStats, ...] = ()
+
+
+class SetPlan(msgspec.Struct, frozen=True, kw_only=True, tag="set_plan"):
+    """Control → serving: converge on this."""
+
+    plan: Plan
+
+
+class GetStats(msgspec.Struct, frozen=True, kw_only=True, tag="get_stats"):
+    """Control → serving: tell what you measured."""
+
+
+ToServing = SetPlan | GetStats
+FromServing = Applied | Stats
+
+
+class BootFile(msgspec.Struct, frozen=True, kw_only=True):
+    """`boot.json`: written atomically by control after each commit.
+
+    Serving decrements `tries_left` and fsyncs before it loads `plan` when that holds a candidate; at zero it loads
+    `fallback`, so that a crash loop falls back to stable by itself.
+    """
+
+    plan: Plan
+    fallback: Plan
+    tries_left: int
+
+
+class TrialRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """stdin of the trial child: try the release in this folder, then die."""
+
+    folder: str
+    threads: int = 1
+    max_memory_bytes: int
+    deadline_s: float
+    max_latency_ms: float | None = None
+
+
+class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
+    """stdout of the trial child. No result at all (crash, deadline, memory) is a failed trial."""
+
+    passed: bool
+    reason: str = ""
+    """`golden_mismatch: case 3 output 0 differs by 0.4`, `model_load_failed: …`, `too_slow: …`."""
+    golden_cases: int = 0
+    latency_p50_ms: float = 0.0
+    peak_memory_bytes: int = 0

@@ -1,0 +1,76 @@
+"""A mergeable quantile sketch with a bound on its relative error.
+
+Source: Masson, Rim, Lee, "DDSketch: A Fast and Fully-Mergeable Quantile Sketch with Relative-Error Guarantees", VLDB 2019.
+Merging adds counts, so the order of merging does not matter and a fleet's sketch is the sum of its devices' sketches.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+RELATIVE_ACCURACY = 0.01
+"""1 %: finer than run-to-run noise of any device, and a latency range of 1 µs to 1 h still takes < 1,200 bins."""
+_GAMMA = (1 + RELATIVE_ACCURACY) / (1 - RELATIVE_ACCURACY)
+_LOG_GAMMA = math.log(_GAMMA)
+_SMALLEST = 1e-9
+
+
+class Sketch(msgspec.Struct, kw_only=True):
+    """Counts by logarithmic bin; `zeros` holds values at or below 1e-9. Mutable, because it sits in a hot path."""
+
+    bins: dict[int, int] = {}
+    zeros: int = 0
+    total: float = 0.0
+
+    def add(self, value: float) -> None:
+        """Count one value ≥ 0."""
+        self.total += value
+        if value <= _SMALLEST:
+            self.zeros += 1
+            return
+        index = math.ceil(math.log(value) / _LOG_GAMMA)
+        self.bins[index] = self.bins.get(index, 0) + 1
+
+    def merge(self, other: Sketch) -> None:
+        """Add all that `other` has counted."""
+        self.zeros += other.zeros
+        self.total += other.total
+        for index, count in other.bins.items():
+            self.bins[index] = self.bins.get(index, 0) + count
+
+    def subtract(self, earlier: Sketch) -> Sketch:
+        """Return what was counted since `earlier`, a previous state of this same sketch."""
+        bins = {i: c - earlier.bins.get(i, 0) for i, c in self.bins.items() if c > earlier.bins.get(i, 0)}
+        return Sketch(bins=bins, zeros=self.zeros - earlier.zeros, total=self.total - earlier.total)
+
+    def copy(self) -> Sketch:
+        """Return an independent copy."""
+        return Sketch(bins=dict(self.bins), zeros=self.zeros, total=self.total)
+
+    @property
+    def count(self) -> int:
+        """How many values were counted."""
+        return self.zeros + sum(self.bins.values())
+
+    @property
+    def mean(self) -> float | None:
+        """The exact mean, or None when nothing was counted."""
+        count = self.count
+        return self.total / count if count else None
+
+    def quantile(self, share: float) -> float | None:
+        """Return the value at `share` (0..1) within 1 % relative error, or None when nothing was counted."""
+        count = self.count
+        if count == 0:
+            return None
+        rank = share * (count - 1)
+        seen = self.zeros
+        if rank < seen:
+            return 0.0
+        for index in sorted(self.bins):
+            seen += self.bins[index]
+            if rank < seen:
+                return 2 * _GAMMA**index / (_GAMMA + 1)
+        return 2 * _GAMMA ** max(self.bins) / (_GAMMA + 1)

@@ -1,0 +1,260 @@
+"""Every message between controller and device: frozen, with `schema_version`, readers ignore what they do not know.
+
+Upwards (device → controller) a message travels in an `Uplink`, proved by a MAC. Downwards, Desired and Pulse are sealed
+documents (`shared.signing`); `Acked` is a hint that a device may lose or be told falsely at no harm but a repeated report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+from shared.hardware import DeviceHardware
+from shared.ids import (
+    BootId,
+    DeviceId,
+    Epoch,
+    Generation,
+    HardwareProfileId,
+    InstallationId,
+    ModelName,
+    ReleaseId,
+    RolloutId,
+    Sha256,
+)
+from shared.sketches import Sketch
+
+SCHEMA_VERSION = 1
+DESIRED_TYPE = "application/vnd.litefleet.desired+json"
+PULSE_TYPE = "application/vnd.litefleet.pulse+json"
+
+
+class AssignmentStatus(StrEnum):
+    """One device's share of a rollout. All but the first two are terminal and sticky; a new try is a new attempt."""
+
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    ROLLED_BACK = "rolled_back"
+    REJECTED = "rejected"
+    TIMED_OUT = "timed_out"
+    CANCELED = "canceled"
+    REMOVED = "removed"
+    SUPERSEDED = "superseded"
+
+
+TERMINAL = frozenset(AssignmentStatus) - {AssignmentStatus.QUEUED, AssignmentStatus.IN_PROGRESS}
+
+
+class AssignmentPhase(StrEnum):
+    """Where an assignment in progress stands on the device."""
+
+    DOWNLOADING = "downloading"
+    TRIAL = "trial"
+    STAGED = "staged"
+    """Ready, but may not activate: the Pulse is stale or its rollout is halted."""
+    SHADOW = "shadow"
+    """Loaded beside stable; stable answers, the candidate is compared on the same requests."""
+    PROBATION = "probation"
+    """The candidate answers, watched; stable is still loaded."""
+
+
+class PairedCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Candidate against stable on the same requests of one device: integers, so that they add up."""
+
+    pairs: int = 0
+    flips: int = 0
+    """Pairs whose top answers differ."""
+    slower: int = 0
+    """Pairs in which the candidate took more than the policy's latency ratio times as long."""
+    candidate_errors: int = 0
+    """Pairs in which only the candidate failed."""
+
+
+class ProbationPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What a candidate must show on the device before it is committed."""
+
+    min_pairs: int = 30
+    """Paired requests below which there is no verdict."""
+    max_flip_rate: float = 0.1
+    """Margin on the share (0..1) of requests answered differently."""
+    max_latency_ratio: float = 2.0
+    """Margin on the median of candidate time / stable time."""
+    alpha: float = 0.05
+    """Chance (0..1) of a wrong device verdict, over all looks together."""
+    probation_s: float = 10.0
+    """How long the candidate answers, watched, after the comparison passed (or, on a first release, at all)."""
+    deadline_s: float = 900.0
+    """After this long in shadow without a verdict the device says `inconclusive` and keeps stable serving."""
+
+
+class TargetRef(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of the repository, exactly."""
+
+    path: str
+    length_bytes: int
+    sha256: Sha256
+
+
+class DesiredModel(msgspec.Struct, frozen=True, kw_only=True):
+    """The release of one model that the device should run."""
+
+    model: ModelName
+    release_id: ReleaseId
+    rollout_id: RolloutId
+    attempt: int
+    manifest: TargetRef
+    artifact: TargetRef
+    profile_id: HardwareProfileId
+    release_counter: int
+    policy: ProbationPolicy
+
+
+class DesiredBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What the device should run, complete. Its digest decides whether the generation moves."""
+
+    models: tuple[DesiredModel, ...]
+    """Sorted by model. A model that is not listed is to be removed from the device."""
+    blacklist_overrides: tuple[Sha256, ...] = ()
+    """Artifact digests that the device once reverted and is told to try again."""
+
+
+class Desired(msgspec.Struct, frozen=True, kw_only=True):
+    """The sealed document of what one device should run. Ordered by (epoch, generation)."""
+
+    schema_version: int = SCHEMA_VERSION
+    installation_id: InstallationId
+    device_id: DeviceId
+    key_fingerprint: Sha256
+    """sha256 of the DER public key (SubjectPublicKeyInfo) that the device enrolled with."""
+    epoch: Epoch
+    generation: Generation
+    body: DesiredBody
+    issued_at: datetime
+    expires_at: datetime
+
+
+class HaltMode(StrEnum):
+    """What a halted rollout means for a device."""
+
+    STOP = "stop"
+    """Nothing more activates; what was activated stays."""
+    REVERT = "revert"
+    """A slot that came from this rollout goes back at once, until a higher generation."""
+
+
+class Pulse(msgspec.Struct, frozen=True, kw_only=True):
+    """The sealed, retained broadcast without which nothing activates."""
+
+    schema_version: int = SCHEMA_VERSION
+    installation_id: InstallationId
+    epoch: Epoch
+    serial: int
+    issued_at: datetime
+    halted: dict[RolloutId, HaltMode] = {}
+
+
+class AssignmentReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How one assignment stands, as the device sees it."""
+
+    model: ModelName
+    release_id: ReleaseId
+    rollout_id: RolloutId
+    attempt: int
+    status: AssignmentStatus
+    phase: AssignmentPhase | None = None
+    activated: bool = False
+    """The candidate has been loaded into the serving process in this attempt."""
+    reason: str = ""
+    """Machine-readable word, with detail after a colon: `golden_mismatch: case 3 …`."""
+    changed_at: datetime
+    paired: PairedCounts | None = None
+
+
+class SlotReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the device holds for one model."""
+
+    model: ModelName
+    stable: ReleaseId | None = None
+    candidate: ReleaseId | None = None
+    unavailable_reason: str = ""
+    """Why the model answers 503; empty when it serves."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """Reported: the whole state, sent on every change until acknowledged; a newer one replaces all before it.
+
+    Terminal assignments stay listed until a report that carried them was acknowledged.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    epoch: Epoch
+    generation: Generation
+    body_digest: Sha256
+    agent_version: str
+    hardware: DeviceHardware
+    slots: tuple[SlotReport, ...] = ()
+    assignments: tuple[AssignmentReport, ...] = ()
+    stale: bool = False
+    """The newest Pulse is too old: the device serves, but activates nothing."""
+    desired_refused: str = ""
+    """Why the newest sealed Desired was refused, if it was: `generation_not_newer`, `unseal_failed: …`."""
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
+    """I am alive, and this is the Desired that I have accepted."""
+
+    schema_version: int = SCHEMA_VERSION
+    epoch: Epoch
+    generation: Generation
+    body_digest: Sha256
+    pulse_serial: int
+
+
+class Series(msgspec.Struct, frozen=True, kw_only=True):
+    """Measurements of one release on one device in one window; names are rows of `shared.metrics`."""
+
+    model: ModelName
+    release_id: ReleaseId
+    counts: dict[str, int] = {}
+    sketches: dict[str, Sketch] = {}
+
+
+class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
+    """Measurements of a window. Keyed by (device, boot, window_start), so that a repetition never counts twice."""
+
+    schema_version: int = SCHEMA_VERSION
+    window_start: datetime
+    window_s: float
+    series: tuple[Series, ...]
+
+
+class Uplink(msgspec.Struct, frozen=True, kw_only=True):
+    """The envelope of every upward message; `mac` is `signing.uplink_mac` over topic, boot_id, seq and the raw body."""
+
+    schema_version: int = SCHEMA_VERSION
+    boot_id: BootId
+    seq: int
+    mac: str
+    body: msgspec.Raw
+
+
+class Acked(msgspec.Struct, frozen=True, kw_only=True):
+    """All reports of this boot up to `acked_seq` are in the controller's database."""
+
+    schema_version: int = SCHEMA_VERSION
+    boot_id: BootId
+    acked_seq: int
+
+
+def body_digest(body: DesiredBody) -> Sha256:
+    """Return the sha256 of a Desired's body: it moves only when what the device should run moves."""
+    return Sha256(hashlib.sha256(msgspec.json.encode(body, order="sorted")).hexdigest())
+
+
+NO_BODY = Sha256("0" * 64)
+"""The body digest that a device reports before it accepted its first Desired."""
