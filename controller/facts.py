@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from typing import TYPE_CHECKING
 
-from shared.hardware import DeviceHardware
-from shared.ids import DeviceId, HardwareProfileId, ModelName, ReleaseId, RolloutId, SiteId
-from shared.wire import ProbationPolicy, TargetRef
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from shared.hardware import DeviceHardware
+    from shared.ids import DeviceId, HardwareProfileId, ModelName, ReleaseId, RolloutId, SiteId
+    from shared.wire import ProbationPolicy, TargetRef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Evidence on a share that stays valid however often one looks, and the four words a gate may say.
 
-An e-process multiplies likelihood ratios; under the null its value exceeds 1/alpha with a chance of at most alpha, at any
-time (Ville's inequality). Bernoulli likelihoods are exchangeable, so that counts suffice.
+An e-process multiplies likelihood ratios; under the null its value exceeds 1/alpha with a chance of at most alpha, at
+any time (Ville's inequality). Bernoulli likelihoods are exchangeable, so that counts suffice.
 Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", 2023; Ville 1939.
 """
 
@@ -34,7 +34,7 @@ def evidence_below(*, trials: int, hits: int, share: float) -> float:
 
 
 def share_verdict(*, trials: int, hits: int, margin: float, alpha: float) -> Verdict:
-    """Judge a share against its margin: FAIL above it, PASS below it, else CONTINUE; each wrong with a chance ≤ alpha."""
+    """Judge a share against its margin: FAIL above, PASS below, else CONTINUE; each wrong with a chance ≤ alpha."""
     if evidence_above(trials=trials, hits=hits, share=margin) >= 1 / alpha:
         return Verdict.FAIL
     if evidence_below(trials=trials, hits=hits, share=margin) >= 1 / alpha:

@@ -33,7 +33,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def slug(text: str, *, field: str) -> str:
-    """Return `text` if it is a slug (1..63 of a-z 0-9 -, no hyphen at an end), so that no `+ # / $ ..` can reach a topic or path.
+    """Return `text` if it is a slug: 1..63 of a-z 0-9 -, so that no `+ # / $ ..` can reach a topic or a path.
 
     Raises:
         InvalidIdError: names the field and the rule.

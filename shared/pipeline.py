@@ -74,7 +74,7 @@ def check(spec: PipelineSpec) -> None:
         raise InvalidInputError(
             field="pipeline.steps",
             problem="steps repeat or stand out of order",
-            remedy="decode_image, resize_image, normalise, run_model, softmax, top_labels: each at most once, in this order",
+            remedy="each at most once: decode_image, resize_image, normalise, run_model, softmax, top_labels",
         )
     if _ORDER[RunModel] not in order:
         raise InvalidInputError(field="pipeline.steps", problem="no run_model step", remedy="add {type: run_model}")

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from shared.errors import UnsealError
 from shared.ids import BootId, KeyId
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 MAX_SEALED_BYTES = 64 * 1024
 """A sealed document must fit a small broker's packet and a small device's memory."""
@@ -92,7 +93,7 @@ def _verifies(key: Ed25519PublicKey, signature: bytes, signed: bytes) -> bool:
 
 
 def uplink_mac(key: bytes, *, topic: str, boot_id: BootId, seq: int, body: bytes) -> str:
-    """Return the HMAC-SHA256 in hex that proves a device's message, bound to its topic, boot and place in the sequence."""
+    """Return the HMAC-SHA256 in hex that proves a device's message, its topic, boot and place in the sequence."""
     parts = (topic.encode(), boot_id.encode(), str(seq).encode(), body)
     framed = b"".join(b"%d:%b" % (len(part), part) for part in parts)
     return hmac.digest(key, framed, "sha256").hex()

@@ -1,6 +1,6 @@
 """A mergeable quantile sketch with a bound on its relative error.
 
-Source: Masson, Rim, Lee, "DDSketch: A Fast and Fully-Mergeable Quantile Sketch with Relative-Error Guarantees", VLDB 2019.
+Source: Masson, Rim, Lee, "DDSketch: A Fast and Fully-Mergeable Quantile Sketch", VLDB 2019.
 Merging adds counts, so the order of merging does not matter and a fleet's sketch is the sum of its devices' sketches.
 """
 

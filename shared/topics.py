@@ -1,7 +1,7 @@
 """Every MQTT topic; nobody else writes a `/` between topic levels.
 
-`lf/v1/{shard}/{device}/{up|down}/{channel}`, with 256 shards so that controllers can divide the fleet, and an ACL of two
-patterns: `write lf/v1/+/%u/up/#`, `read lf/v1/+/%u/down/#`.
+`lf/v1/{shard}/{device}/{up|down}/{channel}`, with 256 shards so that controllers can divide the fleet, and an ACL of
+two patterns: `write lf/v1/+/%u/up/#`, `read lf/v1/+/%u/down/#`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Every message between controller and device: frozen, with `schema_version`, readers ignore what they do not know.
 
 Upwards (device → controller) a message travels in an `Uplink`, proved by a MAC. Downwards, Desired and Pulse are sealed
-documents (`shared.signing`); `Acked` is a hint that a device may lose or be told falsely at no harm but a repeated report.
+documents (`shared.signing`); `Acked` is a hint that may be lost, at no harm but a repeated report.
 """
 
 from __future__ import annotations

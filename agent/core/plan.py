@@ -20,7 +20,7 @@ class SlotSpec(msgspec.Struct, frozen=True, kw_only=True):
     release_id: ReleaseId
     version_number: int
     folder: str
-    """Absolute path of the release's folder: `manifest.json` and `model.tflite`, both verified before they came here."""
+    """Absolute path of the release's folder: `manifest.json` and `model.tflite`, both verified before."""
     artifact_sha256: Sha256
     manifest_sha256: Sha256
     threads: int = 1
