@@ -34,7 +34,7 @@ PLANTED = {
 def complaints(source: str, path: str) -> str:
     """Return what ruff says of `source` if it stood at `path`."""
     command = [
-        RUFF,
+        str(RUFF),
         "check",
         "--no-cache",
         "--select=TID251",
