@@ -1,0 +1,150 @@
+"""The agent's settings: TOML file, then `LITEFLEET_AGENT_*` environment; read once at start, then passed as a value."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+
+from shared.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ENV_PREFIX = "LITEFLEET_AGENT_"
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+Bytes = Annotated[int, msgspec.Meta(ge=1)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+
+
+class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an operator may set on one device. Who the device is stands in `identity/`, written when it enrolled."""
+
+    state_dir: Path
+    """Folder of all that the agent keeps. No default: a guess would scatter identity, journal and releases."""
+
+    http_host: str = "127.0.0.1"
+    """Address on which inference is served. Loopback by default, since the API asks nobody who he is."""
+
+    http_port: Port = 8080
+    """TCP port of the inference API; 0 takes a free one."""
+
+    pulse_max_age_s: Seconds = 900.0
+    """Seconds after which the newest Pulse is too old to activate under. Three of the controller's intervals."""
+
+    heartbeat_s: Seconds = 30.0
+    """Seconds between heartbeats, ±20 % so that a fleet does not beat in step."""
+
+    tick_s: Seconds = 1.0
+    """Seconds between looks at timers: deadlines, retries, staleness."""
+
+    stats_s: Seconds = 1.0
+    """Seconds between readings of the serving process while a candidate is watched: how soon a bad one is reverted."""
+
+    telemetry_window_s: Seconds = 60.0
+    """Length of a telemetry window in seconds."""
+
+    refresh_s: Seconds = 3600.0
+    """Seconds between asking for Desired and Pulse over HTTPS, ±20 %: heals whatever the broker lost."""
+
+    max_download_bytes: Bytes = 512 * 1024 * 1024
+    """Largest single download in bytes; no model for a small device is near it, and a disk is not filled by mistake."""
+
+    min_rate_bytes_s: Bytes = 1024
+    """Download rate in bytes per second below which a server counts as stuck."""
+
+    trial_memory_bytes: Bytes = 2 * 1024 * 1024 * 1024
+    """Address space in bytes of the trial child; the interpreter's libraries alone map several hundred MiB."""
+
+    trial_deadline_s: Seconds = 60.0
+    """Seconds after which a trial counts as failed."""
+
+    boot_tries: Annotated[int, msgspec.Meta(ge=1, le=10)] = 3
+    """How often serving, or an interrupted attempt, may start over with a candidate before the device gives it up."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe log line that is written."""
+
+    @property
+    def identity_dir(self) -> Path:
+        """Key, certificate, CA and identity.json."""
+        return self.state_dir / "identity"
+
+    @property
+    def tuf_dir(self) -> Path:
+        """Verified repository metadata."""
+        return self.state_dir / "tuf"
+
+    @property
+    def releases_dir(self) -> Path:
+        """One folder a release: manifest.json and model.tflite."""
+        return self.state_dir / "releases"
+
+    @property
+    def journal_path(self) -> Path:
+        """The durable state."""
+        return self.state_dir / "journal.db"
+
+    @property
+    def boot_path(self) -> Path:
+        """The plan from which serving starts without control."""
+        return self.state_dir / "boot.json"
+
+    @property
+    def run_dir(self) -> Path:
+        """Unix sockets, 0700."""
+        return self.state_dir / "run"
+
+    @property
+    def serving_socket(self) -> Path:
+        """Where control reaches serving."""
+        return self.run_dir / "serving.sock"
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> AgentConfig:
+    """Read the file, lay the environment over it, and check the whole.
+
+    Raises:
+        InvalidInputError: names the key or variable, and what would mend it.
+    """
+    settings: dict[str, object] = {} if path is None else _from_file(path)
+    settings.update(_from_environment(environ))
+    try:
+        # strict=False: environment variables are text, and "8080" must count as a port.
+        return msgspec.convert(settings, AgentConfig, strict=False, dec_hook=_as_path)
+    except msgspec.ValidationError as exc:
+        raise InvalidInputError(field="agent configuration", problem=str(exc), remedy=_known_keys()) from exc
+
+
+def _from_file(path: Path) -> dict[str, object]:
+    try:
+        return dict(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as exc:
+        raise InvalidInputError(field=str(path), problem=f"cannot be read: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise InvalidInputError(field=str(path), problem=f"is not TOML: {exc}") from exc
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in environ.items():
+        if not name.startswith(ENV_PREFIX):
+            continue
+        key = name.removeprefix(ENV_PREFIX).lower()
+        if key not in AgentConfig.__struct_fields__ or name != name.upper():
+            raise InvalidInputError(field=name, problem="is no setting of the agent", remedy=_known_keys())
+        found[key] = value
+    return found
+
+
+def _as_path(kind: type, value: object) -> Path:
+    if kind is not Path or not isinstance(value, str) or not value:
+        raise TypeError(f"expected a path, got {value!r}")
+    return Path(value).absolute()
+
+
+def _known_keys() -> str:
+    return "known keys: " + ", ".join(AgentConfig.__struct_fields__)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agent import config
+from shared.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _file(folder: Path, text: str) -> Path:
+    path = folder / "agent.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_config_file_alone_fills_the_rest_with_defaults(tmp_path: Path) -> None:
+    read = config.load(_file(tmp_path, f'state_dir = "{tmp_path}"'), {})
+    assert (read.state_dir, read.http_port, read.pulse_max_age_s) == (tmp_path, 8080, 900.0)
+    assert read.serving_socket == tmp_path / "run" / "serving.sock"
+
+
+def test_config_environment_wins_over_file(tmp_path: Path) -> None:
+    path = _file(tmp_path, f'state_dir = "{tmp_path}"\nhttp_port = 1')
+    read = config.load(path, {"LITEFLEET_AGENT_HTTP_PORT": "9000", "HOME": "/root"})
+    assert read.http_port == 9000
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("htp_port = 1", "htp_port"),
+        ("http_port = 70000", "http_port"),
+        ('http_port = "many"', "http_port"),
+        ("tick_s = 0", "tick_s"),
+        ('log_level = "loud"', "log_level"),
+        ("= 1", "TOML"),
+    ],
+)
+def test_config_wrong_file_refused_by_name(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(InvalidInputError, match=named):
+        config.load(_file(tmp_path, f'state_dir = "{tmp_path}"\n{text}'), {})
+
+
+def test_config_without_state_dir_refused() -> None:
+    with pytest.raises(InvalidInputError, match="state_dir"):
+        config.load(None, {})
+
+
+def test_config_missing_file_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        config.load(tmp_path / "absent.toml", {})
+
+
+@pytest.mark.parametrize("name", ["LITEFLEET_AGENT_HTP_PORT", "LITEFLEET_AGENT_http_port"])
+def test_config_misspelt_environment_refused(name: str) -> None:
+    with pytest.raises(InvalidInputError, match=name):
+        config.load(None, {"LITEFLEET_AGENT_STATE_DIR": "/x", name: "1"})
