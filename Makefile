@@ -18,7 +18,7 @@ ARGS ?=
 PYTEST ?=
 
 .PHONY: help .venv demo test test-unit test-simulation test-integration test-system test-demo check format full \
-  locks locks-check clean
+  dependencies locks locks-check clean
 
 help:  ## Show this text
 	@printf 'litefleet: careful releases of machine-learning models to fleets of edge devices\n\n'
@@ -93,11 +93,32 @@ check: .venv locks-check  ## Lint, formatting, types, import contracts, dependen
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
+	@$(MAKE) dependencies
+
+# The extras that are not looked at count as development tools, whose import is then an offence (DEP004).
+dependencies: .venv
+	@$(BIN)/deptry agent shared --optional-dependencies-dev-groups controller,converters,demo,dev
+	@$(BIN)/deptry controller shared --extend-exclude '^shared/runtime' --optional-dependencies-dev-groups agent,converters,dev
+	@$(BIN)/deptry converters shared --optional-dependencies-dev-groups agent,controller,dev
 
 format: .venv  ## Format, and repair what ruff can repair
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+# Existing pins stay unless the dependencies ask otherwise; `make locks UPGRADE=--upgrade` moves them. What a device, a
+# controller or a converter installs is pinned to what the tests ran with.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+UPGRADE ?=
+
+locks: .venv  ## Make the lock files from pyproject.toml (needs the network)
+	@$(COMPILE) $(UPGRADE) --extra dev pyproject.toml --output-file $(LOCKS)/dev.txt
+	@for part in agent controller converters; do \
+	  $(COMPILE) $(UPGRADE) --extra $$part --constraints $(LOCKS)/dev.txt pyproject.toml --output-file $(LOCKS)/$$part.txt; done
+	@$(BIN)/python $(LOCKS)/freshness.py --write
+
+locks-check: .venv
+	@$(BIN)/python $(LOCKS)/freshness.py
 
 clean:  ## Remove caches and build leftovers (the environment stays: rm -rf .venv)
 	@rm -rf .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist ./*.egg-info
