@@ -16,8 +16,9 @@ class Tally:
     failed: int
     skipped: int
 
-    def __str__(self) -> str:
-        """Return the closing line; a skip is named only where there is one."""
+    @property
+    def line(self) -> str:
+        """The closing line; a skip is named only where there is one."""
         line = f"{self.passed} passed, {self.failed} failed"
         return f"{line}, {self.skipped} skipped" if self.skipped else line
 
@@ -33,4 +34,4 @@ def tally(reports: list[Path]) -> Tally:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{tally(sorted(Path(sys.argv[1]).glob('*.xml')))}\n")
+    sys.stdout.write(f"{tally(sorted(Path(sys.argv[1]).glob('*.xml'))).line}\n")
