@@ -9,8 +9,19 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from shared.hardware import DeviceHardware
-    from shared.ids import DeviceId, HardwareProfileId, ModelName, ReleaseId, RolloutId, SiteId
-    from shared.wire import ProbationPolicy, TargetRef
+    from shared.ids import (
+        BootId,
+        DeviceId,
+        Epoch,
+        Generation,
+        HardwareProfileId,
+        ModelName,
+        ReleaseId,
+        RolloutId,
+        Sha256,
+        SiteId,
+    )
+    from shared.wire import DesiredModel, Heartbeat, ProbationPolicy, Report, TargetRef, Telemetry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,3 +76,68 @@ class SetRelease:
     """Present iff `release_id` is."""
     policy: ProbationPolicy
     override_blacklist: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedFile:
+    """A file that the repository should vouch for: a manifest or an artifact. Immutable once published."""
+
+    path: str
+    sha256: Sha256
+    """Also its name among the blobs."""
+    length_bytes: int
+    release_counter: int
+    profiles: tuple[HardwareProfileId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuedCertificate:
+    """A device's certificate, fresh from the authority."""
+
+    pem: bytes
+    fingerprint: Sha256
+    """sha256 of the DER public key (SubjectPublicKeyInfo): the device's identity beneath its name."""
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedReport:
+    """A device's Report whose MAC and place in the sequence hold; the newest of its batch."""
+
+    device_id: DeviceId
+    boot_id: BootId
+    seq: int
+    report: Report
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenHeartbeat:
+    """A device's Heartbeat whose MAC and place in the sequence hold."""
+
+    device_id: DeviceId
+    boot_id: BootId
+    seq: int
+    heartbeat: Heartbeat
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenTelemetry:
+    """A device's Telemetry whose MAC holds; a repetition is told by its window, not by its sequence."""
+
+    device_id: DeviceId
+    boot_id: BootId
+    telemetry: Telemetry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredFacts:
+    """What one device should run, for showing."""
+
+    device_id: DeviceId
+    epoch: Epoch
+    generation: Generation
+    body_digest: Sha256
+    models: tuple[DesiredModel, ...]
+    published: bool
