@@ -14,6 +14,7 @@
         ├── UntrustedError                 metadata that fails verification
         ├── ModelLoadError                 a model file that the runtime refuses
         └── PipelineError                  an input that the declared pipeline cannot take
+            └── ModelFailedError           the input was fine, and the model broke on it or answered NaN
 
 Errors carry fields; they never log, never do I/O and know nothing of HTTP.
 """
@@ -128,3 +129,9 @@ class PipelineError(PermanentError):
     """The declared pipeline cannot take this input."""
 
     reason = "pipeline_failed"
+
+
+class ModelFailedError(PipelineError):
+    """The input was fine, and the model broke on it or answered NaN: never the caller's fault."""
+
+    reason = "model_failed"
