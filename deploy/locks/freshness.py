@@ -18,8 +18,10 @@ RECORD = LOCKS / "made-from.sha256"
 
 def dependencies_digest(pyproject: Path) -> str:
     """Return the sha256 of everything in a pyproject.toml that a lock follows from, in a form of its own."""
-    project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+    tables = tomllib.loads(pyproject.read_text(encoding="utf-8"))
+    project = tables["project"]
     named = {
+        "constraints": sorted(tables["tool"]["uv"]["constraint-dependencies"]),
         "dependencies": sorted(project["dependencies"]),
         "extras": {extra: sorted(wanted) for extra, wanted in project["optional-dependencies"].items()},
         "python": project["requires-python"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
 import re
 import shutil
 import subprocess
@@ -9,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[3]
 LOCKS = ROOT / "deploy" / "locks"
@@ -61,6 +64,13 @@ def test_agent_lock_stays_small() -> None:
 
 def test_controller_lock_opens_no_models() -> None:
     assert names("controller") & NO_BUSINESS_OF_THE_CONTROLLER == set()
+
+
+def test_every_installed_distribution_accepts_this_python() -> None:
+    # pip refuses a lock with one that does not; uv, which makes the lock, looks at lower bounds only.
+    python = platform.python_version()
+    wanted = {dist.name: dist.metadata["Requires-Python"] or "" for dist in importlib.metadata.distributions()}
+    assert {name: bound for name, bound in wanted.items() if python not in SpecifierSet(bound)} == {}
 
 
 def freshness(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
