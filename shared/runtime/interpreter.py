@@ -124,7 +124,9 @@ class LiteRtInterpreter:
             outputs = [self._native.get_tensor(index) for index in self._out_indexes]
         except (ValueError, RuntimeError) as exc:
             raise ModelFailedError(f"the model failed to run: {_first_line(exc)}") from exc
-        _check_batches(outputs, self._outputs, batch=shapes[0][0] if shapes and shapes[0] else 1)
+        if _mixes_items(outputs, self._outputs, batch=shapes[0][0] if shapes and shapes[0] else 1):
+            self._batch_is_fixed = True
+            return self._run_one_by_one(inputs)
         return outputs
 
     def _run_one_by_one(self, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -135,13 +137,14 @@ class LiteRtInterpreter:
         return [np.concatenate(output) for output in zip(*rows, strict=True)]
 
     def _resize(self, shapes: list[tuple[int, ...]]) -> bool:
-        if self._batch_is_fixed and shapes != self._loaded_shapes:
+        other_batch = any(shape[:1] != loaded[:1] for shape, loaded in zip(shapes, self._loaded_shapes, strict=True))
+        if self._batch_is_fixed and other_batch:
             return False
         try:
             self._allocate(shapes)
         except (ValueError, RuntimeError):
             # The interpreter must stay usable for requests of the size that it can take.
-            self._batch_is_fixed = True
+            self._batch_is_fixed = other_batch
             self._allocate(self._loaded_shapes)
             self._shapes = self._loaded_shapes
             return False
@@ -192,8 +195,9 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return all(want in {_FREE, size} for size, want in zip(shape[1:], wanted[1:], strict=True))
 
 
-def _check_batches(outputs: list[Tensor], specs: tuple[TensorSpec, ...], *, batch: int) -> None:
-    # A graph with a batch of 1 baked into it can run another batch without an error and mix the items up.
-    for array, spec in zip(outputs, specs, strict=True):
-        if batch > 1 and spec.shape and spec.shape[0] in {_FREE, 1} and array.shape[0] != batch:
-            raise PipelineError(f"output {spec.name} has {array.shape[0]} rows for {batch} items: the batch is fixed")
+def _mixes_items(outputs: list[Tensor], specs: tuple[TensorSpec, ...], *, batch: int) -> bool:
+    # A graph with a batch of 1 baked into it can run another batch without an error, and answer for the items together.
+    if batch == 1:
+        return False
+    per_item = [(array, spec) for array, spec in zip(outputs, specs, strict=True) if spec.shape[:1] in {(_FREE,), (1,)}]
+    return any(array.shape[0] != batch for array, _ in per_item)
