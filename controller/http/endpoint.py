@@ -1,0 +1,166 @@
+"""One row per operation of the API; routing, validation, authentication and the OpenAPI document all read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from controller.http.errors import InvalidRequestError, ProblemItem, invalid_body, invalid_query
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+MAX_BODY_BYTES = 1024 * 1024
+"""Largest JSON body; files come in pieces through /uploads."""
+_JSON = "application/json"
+
+
+class Body(BaseModel):
+    """What every body and query is: frozen, and without members that nobody declared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PageQuery(Body):
+    """Which part of a list: up to `limit` items that follow the cursor `after`."""
+
+    limit: int = Field(default=100, ge=1, le=500)
+    after: str | None = None
+
+
+class Page(BaseModel, Generic[T]):
+    """A part of a list, and the cursor of the next part if there is one."""
+
+    items: list[T]
+    next: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One authenticated, validated call of an endpoint."""
+
+    actor: str
+    path: dict[str, str]
+    body: BaseModel | None
+    query: BaseModel | None
+    request: web.Request
+
+    def body_as(self, kind: type[M]) -> M:
+        """Return the body as the type that the endpoint declares."""
+        if not isinstance(self.body, kind):
+            message = f"endpoint declares no body {kind.__name__}"
+            raise TypeError(message)
+        return self.body
+
+    def query_as(self, kind: type[M]) -> M:
+        """Return the query as the type that the endpoint declares."""
+        if not isinstance(self.query, kind):
+            message = f"endpoint declares no query {kind.__name__}"
+            raise TypeError(message)
+        return self.query
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """An answer with another status than the endpoint's usual one; the endpoint lists it in `also`."""
+
+    value: object
+    status: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One operation. `returns` None means an empty 204, unless `media` names the raw type that is streamed."""
+
+    method: str
+    path: str
+    """Below the prefix, with `{names}`: `/models/{model}/versions`."""
+    summary: str
+    handler: Callable[[Call], Awaitable[object]]
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    returns: type[object] | None = None
+    """A type that pydantic can describe: a model, a dataclass, `Page[View]`."""
+    status: int = HTTPStatus.OK
+    errors: tuple[int, ...] = ()
+    also: tuple[int, ...] = ()
+    """Further statuses of success, each with the same `returns`."""
+    raw_body: str = ""
+    """Media type of a body that the handler reads itself, as a stream."""
+    media: str = ""
+    """Media type of an answer that the handler streams itself."""
+    public: bool = False
+    """Needs no token."""
+
+
+class Authenticator(Protocol):
+    """Tells who is calling."""
+
+    def actor(self, request: web.Request) -> str:
+        """Return the caller's name. Raises UnauthenticatedError."""
+        ...
+
+
+def mount(app: web.Application, endpoints: Iterable[Endpoint], *, prefix: str, auth: Authenticator) -> None:
+    """Add the routes of `endpoints` below `prefix`."""
+    for endpoint in endpoints:
+        route = _Route(endpoint, auth)
+        if endpoint.method == "GET":
+            app.router.add_get(prefix + endpoint.path, route.serve)
+        else:
+            app.router.add_route(endpoint.method, prefix + endpoint.path, route.serve)
+
+
+class _Route:
+    def __init__(self, endpoint: Endpoint, auth: Authenticator) -> None:
+        self._endpoint = endpoint
+        self._auth = auth
+
+    @cached_property
+    def _answer(self) -> TypeAdapter[object]:
+        return TypeAdapter(self._endpoint.returns or object)
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        endpoint = self._endpoint
+        call = Call(
+            actor="" if endpoint.public else self._auth.actor(request),
+            path=dict(request.match_info),
+            body=await _read_body(request, endpoint.body) if endpoint.body else None,
+            query=_read_query(request, endpoint.query) if endpoint.query else None,
+            request=request,
+        )
+        answer = await endpoint.handler(call)
+        if isinstance(answer, web.StreamResponse):
+            return answer
+        if endpoint.returns is None:
+            return web.Response(status=HTTPStatus.NO_CONTENT)
+        reply = answer if isinstance(answer, Reply) else Reply(value=answer, status=endpoint.status)
+        return web.Response(body=self._answer.dump_json(reply.value), status=reply.status, content_type=_JSON)
+
+
+async def _read_body(request: web.Request, kind: type[M]) -> M:
+    if request.body_exists and request.content_type not in {_JSON, "application/octet-stream"}:
+        # aiohttp says octet-stream where the caller said nothing.
+        raise web.HTTPUnsupportedMediaType
+    try:
+        return kind.model_validate_json(await request.read())
+    except ValidationError as exc:
+        raise invalid_body(exc) from exc
+
+
+def _read_query(request: web.Request, kind: type[M]) -> M:
+    repeated = sorted({name for name in request.query if len(request.query.getall(name)) > 1})
+    if repeated:
+        raise InvalidRequestError(tuple(ProblemItem(detail="given twice", parameter=name) for name in repeated))
+    try:
+        return kind.model_validate(dict(request.query))
+    except ValidationError as exc:
+        raise invalid_query(exc) from exc
