@@ -8,9 +8,19 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import Delegations, Root, SuccinctRoles, TargetFile, Targets
-from tuf.api.metadata import Role as TufRole
+from securesystemslib.signer import (  # type: ignore[attr-defined]  # offered here, without an `__all__`
+    CryptoSigner,
+)
+from tuf.api.metadata import (  # type: ignore[attr-defined]  # python-tuf offers them here, without an `__all__`
+    Delegations,
+    Root,
+    SuccinctRoles,
+    TargetFile,
+    Targets,
+)
+from tuf.api.metadata import (  # type: ignore[attr-defined]  # python-tuf offers it here, without an `__all__`
+    Role as TufRole,
+)
 
 from controller.trust.keyring import Role
 from shared import manifest, signing
@@ -20,7 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from securesystemslib.signer import Key
+    from securesystemslib.signer import (  # type: ignore[attr-defined]  # offered here, without an `__all__`
+        Key,
+    )
 
     from controller.facts import PublishedFile
 

@@ -8,9 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import (  # type: ignore[attr-defined]  # offered here, without an `__all__`
+    CryptoSigner,
+)
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, Root, Signed, Snapshot, Targets, Timestamp
+from tuf.api.metadata import (  # type: ignore[attr-defined]  # python-tuf offers them here, without an `__all__`
+    Metadata,
+    Root,
+    Signed,
+    Snapshot,
+    Targets,
+    Timestamp,
+)
 from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 

@@ -14,7 +14,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from tuf.api.metadata import MetaFile, Signed, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import (  # type: ignore[attr-defined]  # python-tuf offers them here, without an `__all__`
+    MetaFile,
+    Signed,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
 
 from controller.trust import metadata as tuf
 from controller.trust.keyring import Role
