@@ -96,11 +96,15 @@ check: .venv locks-check  ## Lint, formatting, types, import contracts, dependen
 	@$(BIN)/lint-imports --no-logo
 	@$(MAKE) dependencies
 
-# The extras that are not looked at count as development tools, whose import is then an offence (DEP004).
+# A part is checked against its own extra: the other extras count as development tools, whose import is then an offence
+# (DEP004). The demo's folders belong to an extra of their own, and the last run looks at everything together.
 dependencies: .venv
 	@$(BIN)/deptry agent shared --optional-dependencies-dev-groups controller,converters,demo,dev
-	@$(BIN)/deptry controller shared --extend-exclude '^shared/runtime' --optional-dependencies-dev-groups agent,converters,dev
-	@$(BIN)/deptry converters shared --optional-dependencies-dev-groups agent,controller,dev
+	@$(BIN)/deptry controller shared --extend-exclude '^shared/runtime' --extend-exclude '^controller/demo' \
+	  --optional-dependencies-dev-groups agent,converters,demo,dev
+	@$(BIN)/deptry converters shared --extend-exclude '^converters/examples' \
+	  --optional-dependencies-dev-groups agent,controller,demo,dev
+	@$(BIN)/deptry agent controller converters shared --optional-dependencies-dev-groups dev
 
 format: .venv  ## Format, and repair what ruff can repair
 	@$(BIN)/ruff format .
