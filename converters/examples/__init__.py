@@ -1,0 +1,1 @@
+"""Real models to try everything with."""
