@@ -5,11 +5,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from datetime import datetime
 
 import msgspec
 
+from shared.errors import StorageFullError, UnreachableError, UntrustedError
 from shared.ids import HardwareProfileId, InstallationId, KeyId, Sha256
+
+DIRECTOR_PATH = "director.json"
+"""Pseudo target of the top-level targets role, whose signed note names the director's keys."""
+_STDERR_TAIL = 300
 
 
 class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +68,36 @@ class VerifiedTargets(msgspec.Struct, frozen=True, kw_only=True, tag="verified")
     """End of the timestamp: the soonest of all expiries."""
 
 
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """stdin of the child."""
+
+    settings: RepositorySettings
+    targets: tuple[str, ...]
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
+    """Something did not verify."""
+
+    message: str
+
+
+class Away(msgspec.Struct, frozen=True, kw_only=True, tag="away"):
+    """No whole answer, or not in time."""
+
+    message: str
+
+
+class Full(msgspec.Struct, frozen=True, kw_only=True, tag="full"):
+    """No room for the metadata."""
+
+    message: str
+
+
+Reply = VerifiedTargets | Refused | Away | Full
+
+_REPLY: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)
+
+
 async def refresh(settings: RepositorySettings, targets: list[str]) -> VerifiedTargets:
     """Bring the metadata up to date and look up `targets` (an empty list asks for the director only).
 
@@ -69,4 +106,46 @@ async def refresh(settings: RepositorySettings, targets: list[str]) -> VerifiedT
         UnreachableError: no whole answer in time.
         StorageFullError: no room for the metadata.
     """
-    raise NotImplementedError
+    request = msgspec.json.encode(Request(settings=settings, targets=tuple(targets)))
+    reply = await _ask_child(request, settings.deadline_s)
+    match reply:
+        case VerifiedTargets():
+            return reply
+        case Refused(message=message):
+            raise UntrustedError(message)
+        case Away(message=message):
+            raise UnreachableError(message)
+        case Full(message=message):
+            raise StorageFullError(message)
+
+
+async def _ask_child(request: bytes, deadline_s: float) -> Reply:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        __name__,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(deadline_s):
+            stdout, stderr = await child.communicate(request)
+    except TimeoutError as exc:
+        raise UnreachableError(f"the repository took longer than {deadline_s:g} s") from exc
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    try:
+        return _REPLY.decode(stdout)
+    except msgspec.DecodeError as exc:
+        # A child that died (of memory, of a signal) says nothing about the repository: it may be asked again.
+        tail = stderr.decode(errors="replace").strip()[-_STDERR_TAIL:]
+        raise UnreachableError(f"the repository check ended with {child.returncode}: {tail}") from exc
+
+
+if __name__ == "__main__":
+    from agent.delivery.tuf_client import main
+
+    main()

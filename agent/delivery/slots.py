@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
+
+from agent.delivery.durable import room_for, sha256_of, sync_file, sync_folder
+from shared.errors import NotFoundError
+from shared.ids import ReleaseId, slug
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
-    from shared.ids import ReleaseId, Sha256
+    from shared.ids import Sha256
 
 MANIFEST = "manifest.json"
 MODEL = "model.tflite"
+_FILES = (MANIFEST, MODEL)
+# A release id never starts with a dot, so these are never taken for releases.
+_STAGED = ".staged-"
+_TRASH = ".trash-"
 
 
 class Slots:
-    """The folders of releases. All calls block (hashing, fsync): call them from an executor."""
+    """The folders of releases. All calls block (hashing, fsync): make them off the loop.
+
+    Only renames make a release appear or vanish: a folder that is there under its own name was whole when it came.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    def path(self, release_id: ReleaseId) -> Path:
+        """Return the folder of a committed release, whether or not it is there. Raises InvalidIdError."""
+        return self._folder / slug(release_id, field="release")
+
     def stage(self, release_id: ReleaseId) -> Path:
-        """Return the folder in which to gather a release; what an earlier, cut attempt left is still there."""
-        raise NotImplementedError
+        """Return the folder in which to gather a release; what an earlier, cut attempt left is still there.
+
+        Raises:
+            StorageFullError, InvalidIdError.
+        """
+        staged = self._staged(release_id)
+        with room_for(staged):
+            staged.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return staged
 
     def commit(self, release_id: ReleaseId) -> Path:
         """Make the staged release visible in one step that survives a power cut, and return its folder.
@@ -30,24 +53,63 @@ class Slots:
         Raises:
             NotFoundError: a file is missing from the staged folder.
         """
-        raise NotImplementedError
-
-    def path(self, release_id: ReleaseId) -> Path:
-        """Return the folder of a committed release, whether or not it is there."""
-        raise NotImplementedError
+        staged, final = self._staged(release_id), self.path(release_id)
+        for name in _FILES:
+            if not (staged / name).is_file():
+                raise NotFoundError(kind=f"{name} in the staged release", name=release_id)
+            sync_file(staged / name)
+        sync_folder(staged)
+        # A release that is there already is being replaced because its bytes rotted.
+        self._discard(final)
+        staged.rename(final)
+        sync_folder(self._folder)
+        return final
 
     def verify(self, release_id: ReleaseId, manifest_sha256: Sha256, artifact_sha256: Sha256) -> str:
         """Return "" when both files are what they should be, else why not: `missing: …`, `digest_mismatch: …`."""
-        raise NotImplementedError
+        folder = self.path(release_id)
+        for name, expected in ((MANIFEST, manifest_sha256), (MODEL, artifact_sha256)):
+            try:
+                actual = sha256_of(folder / name)
+            except FileNotFoundError:
+                return f"missing: {name}"
+            except OSError as exc:
+                return f"unreadable: {name}: {exc.strerror}"
+            if actual != expected:
+                return f"digest_mismatch: {name} is {actual}, expected {expected}"
+        return ""
 
     def remove(self, release_id: ReleaseId) -> None:
         """Remove a release, staged or committed; one that is not there is fine."""
-        raise NotImplementedError
+        self._discard(self.path(release_id))
+        self._discard(self._staged(release_id))
 
     def list(self) -> tuple[ReleaseId, ...]:
         """Return the committed releases, oldest id first."""
-        raise NotImplementedError
+        return tuple(ReleaseId(name) for name in self._names() if not name.startswith("."))
 
     def sweep(self, wanted: Collection[ReleaseId]) -> tuple[str, ...]:
-        """Remove what a cut left behind and every staged folder that is not of `wanted`; return the names removed."""
-        raise NotImplementedError
+        """Remove what a cut left behind, and every staged folder that is not of `wanted`; return the names removed."""
+        kept = {f"{_STAGED}{release_id}" for release_id in wanted}
+        leftovers = tuple(name for name in self._names() if name.startswith((_STAGED, _TRASH)) and name not in kept)
+        for name in leftovers:
+            shutil.rmtree(self._folder / name)
+        return leftovers
+
+    def _staged(self, release_id: ReleaseId) -> Path:
+        return self._folder / f"{_STAGED}{slug(release_id, field='release')}"
+
+    def _names(self) -> tuple[str, ...]:
+        if not self._folder.is_dir():
+            return ()
+        return tuple(sorted(entry.name for entry in self._folder.iterdir() if entry.is_dir()))
+
+    def _discard(self, folder: Path) -> None:
+        """Remove a folder so that a cut in the middle leaves no half of it under its own name."""
+        if not folder.is_dir():
+            return
+        trash = self._folder / f"{_TRASH}{folder.name.lstrip('.')}"
+        shutil.rmtree(trash, ignore_errors=True)
+        folder.rename(trash)
+        sync_folder(self._folder)
+        shutil.rmtree(trash)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Self
+from urllib.parse import quote
 
+import aiohttp
 import msgspec
 
+from agent.link.answers import answer_within, read_bounded, retry_after_s, story
+from shared.errors import UnreachableError, UntrustedError
 from shared.ids import BootId
 
 if TYPE_CHECKING:
     import ssl
     from types import TracebackType
-
-    import aiohttp
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,19 +32,25 @@ class DeviceApi:
 
     def __init__(self, *, controller_url: str, tls: ssl.SSLContext, timeout_s: float = 30.0) -> None:
         self._url, self._tls, self._timeout_s = controller_url.rstrip("/"), tls, timeout_s
+        self._http: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        raise NotImplementedError
+        # Encoded answers are never asked for, and a small one must not swell to a large one here.
+        connector = aiohttp.TCPConnector(ssl=self._tls, limit=4)
+        self._http = aiohttp.ClientSession(connector=connector, auto_decompress=False)
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        raise NotImplementedError
+        await self.http.close()
 
     @property
     def http(self) -> aiohttp.ClientSession:
         """The mTLS session, for `agent.delivery.download.fetch`."""
-        raise NotImplementedError
+        if self._http is None:
+            raise RuntimeError("use DeviceApi as `async with`")
+        return self._http
 
     @property
     def repository_url(self) -> str:
@@ -50,16 +59,40 @@ class DeviceApi:
 
     def target_url(self, path: str) -> str:
         """Return where the repository's file `path` is downloaded from."""
-        raise NotImplementedError
+        return f"{self.repository_url}/targets/{quote(path)}"
 
     async def session(self) -> Session:
-        """Open a session. Raises UnreachableError; UntrustedError when the controller refuses this device."""
-        raise NotImplementedError
+        """Open a session.
+
+        Raises:
+            UnreachableError: no (whole) answer in time; the same call may succeed later.
+            UntrustedError: the controller refuses this device.
+        """
+        _, body = await self._call("POST", "session")
+        try:
+            return msgspec.json.decode(body, type=Session)
+        except msgspec.DecodeError as exc:
+            raise UnreachableError(f"the controller's session is not one: {exc}") from exc
 
     async def desired(self) -> bytes | None:
         """Return the newest sealed Desired, or None when there is none yet. Raises as `session`."""
-        raise NotImplementedError
+        status, body = await self._call("GET", "desired", missing_is_fine=True)
+        return None if status == HTTPStatus.NOT_FOUND else body
 
     async def pulse(self) -> bytes:
         """Return the newest sealed Pulse. Raises as `session`."""
-        raise NotImplementedError
+        _, body = await self._call("GET", "pulse")
+        return body
+
+    async def _call(self, method: str, endpoint: str, *, missing_is_fine: bool = False) -> tuple[int, bytes]:
+        url = f"{self._url}/device/v1/{endpoint}"
+        async with (
+            answer_within(url, self._timeout_s),
+            self.http.request(method, url, allow_redirects=False) as response,
+        ):
+            body = await read_bounded(response)
+        if response.status == HTTPStatus.OK or (missing_is_fine and response.status == HTTPStatus.NOT_FOUND):
+            return response.status, body
+        if response.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            raise UntrustedError(f"the controller refuses this device: {story(response.status, body)}")
+        raise UnreachableError(f"{url}: {story(response.status, body)}", retry_after_s=retry_after_s(response))

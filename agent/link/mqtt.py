@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Never
+
+import aiomqtt
+import msgspec
+
+from agent.link.backoff import FullJitter
+from shared.errors import InvalidInputError, UnreachableError
+from shared.signing import MAX_SEALED_BYTES
+from shared.topics import PULSE, Channel, device_topic
+from shared.wire import Acked
 
 if TYPE_CHECKING:
     import random
@@ -12,7 +23,17 @@ if TYPE_CHECKING:
 
     from agent.link.identity import BrokerAddress
     from shared.ids import DeviceId
-    from shared.wire import Acked
+
+_ANSWER_S = 10.0
+"""For connecting, subscribing and the acknowledgement of a publish: a broker that takes longer is not there."""
+_KEEPALIVE_S = 30
+"""A dead connection is noticed after 1.5 times this; much shorter would cost battery and mobile data."""
+_FIRST_RETRY_S = 1.0
+_RETRY_CEILING_S = 120.0
+_STEADY_S = 30.0
+"""A connection that lived this long was a good one; a broker that accepts and drops must not be stormed."""
+_MAX_WAITING = 64
+"""Messages between broker and control process; retained ones come again with the next connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +80,12 @@ class PlainLogin:
 
 
 class MqttLink:
-    """Keeps one connection to the broker alive for ever."""
+    """Keeps one connection to the broker alive for ever.
+
+    Sessions are clean. Desired and Pulse are retained, so a new subscription brings exactly the newest of each, and an
+    acknowledgement that was missed comes again after a resend: a persistent session would only make the broker hoard
+    every Desired in between, for every device that is away.
+    """
 
     def __init__(
         self,
@@ -69,17 +95,108 @@ class MqttLink:
         security: ssl.SSLContext | PlainLogin | None,
         chance: random.Random,
     ) -> None:
-        raise NotImplementedError
+        """Take where and who; nothing is opened before `run`.
+
+        Raises:
+            InvalidInputError: without TLS, and the broker is not on this machine.
+        """
+        if broker.tls == (security is None or isinstance(security, PlainLogin)):
+            raise InvalidInputError(field="broker", problem="TLS is wanted on one side only", remedy="enrol again")
+        if not broker.tls and not _is_loopback(broker.host):
+            raise InvalidInputError(
+                field="broker.host",
+                problem=f"{broker.host} is another machine, and passwords do not travel in the clear",
+                remedy="give the broker a TLS listener and enrol again",
+            )
+        self._broker, self._device_id, self._security = broker, device_id, security
+        self._retry = FullJitter(first_s=_FIRST_RETRY_S, ceiling_s=_RETRY_CEILING_S, chance=chance)
+        self._desired = device_topic(device_id, Channel.DESIRED)
+        self._acked = device_topic(device_id, Channel.ACKED)
+        self._client: aiomqtt.Client | None = None
 
     @property
     def connected(self) -> bool:
         """Whether `publish` has somebody to speak to."""
-        raise NotImplementedError
+        return self._client is not None
 
     async def run(self, deliver: Callable[[LinkEvent], Awaitable[None]]) -> Never:
         """Connect, subscribe, hand over what comes; when cut, wait with full jitter and try again."""
-        raise NotImplementedError
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            try:
+                await self._one_connection(deliver)
+            except (aiomqtt.MqttError, OSError) as exc:
+                reason = str(exc) or type(exc).__name__
+            if loop.time() - began >= _STEADY_S:
+                self._retry.reset()
+            await deliver(Disconnected(reason=reason))
+            await asyncio.sleep(self._retry.wait_s())
 
     async def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
         """Publish, and at QoS 1 wait until the broker has it. Raises UnreachableError when there is no connection."""
-        raise NotImplementedError
+        client = self._client
+        if client is None:
+            raise UnreachableError("the broker is away")
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                await client.publish(topic, payload, qos=qos, retain=retain)
+        except (aiomqtt.MqttError, OSError, ValueError) as exc:
+            # paho says ValueError to a topic or payload beyond the protocol's sizes.
+            raise UnreachableError(f"the broker did not take the message: {exc}") from exc
+
+    async def _one_connection(self, deliver: Callable[[LinkEvent], Awaitable[None]]) -> Never:
+        """Live through one connection. Raises MqttError or OSError at its end."""
+        async with self._new_client() as client:
+            subscriptions = [(self._desired, 1), (self._acked, 0), (PULSE, 1)]
+            await client.subscribe(subscriptions)
+            self._client = client
+            try:
+                await deliver(Connected())
+                async for message in client.messages:
+                    event = self._event(message)
+                    if event is not None:
+                        await deliver(event)
+            finally:
+                self._client = None
+        raise aiomqtt.MqttError("the broker ended the connection")
+
+    def _new_client(self) -> aiomqtt.Client:
+        plain = self._security if isinstance(self._security, PlainLogin) else None
+        return aiomqtt.Client(
+            self._broker.host,
+            self._broker.port,
+            # The broker binds sessions to certificates by it (`use_username_as_clientid`): it is never another's.
+            identifier=self._device_id,
+            clean_session=True,
+            username=self._device_id if plain else None,
+            password=plain.password if plain else None,
+            tls_context=None if isinstance(self._security, PlainLogin) else self._security,
+            keepalive=_KEEPALIVE_S,
+            timeout=_ANSWER_S,
+            max_queued_incoming_messages=_MAX_WAITING,
+        )
+
+    def _event(self, message: aiomqtt.Message) -> LinkEvent | None:
+        """Name what came; None for what cannot be meant: empty (a cleared topic), oversized or unreadable."""
+        payload = message.payload
+        if not 0 < len(payload) <= MAX_SEALED_BYTES:
+            return None
+        topic = message.topic.value
+        if topic == PULSE:
+            return SealedPulse(sealed=payload)
+        if topic == self._desired:
+            return SealedDesired(sealed=payload)
+        try:
+            return AckArrived(acked=msgspec.json.decode(payload, type=Acked)) if topic == self._acked else None
+        except msgspec.DecodeError:
+            return None
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
