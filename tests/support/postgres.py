@@ -9,6 +9,7 @@ import pwd
 import re
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -63,8 +64,11 @@ class Postgres:
         self._password = secrets.token_hex(16)
         self._process: subprocess.Popen[bytes] | None = None
         self._serials = itertools.count(1)
-        # Not below pytest's own folder: that is closed to the unprivileged user who must own the data.
-        self._scratch = tempfile.TemporaryDirectory(prefix="litefleet-postgres-", ignore_cleanup_errors=True)
+        # Not below pytest's own folder: that is closed to the unprivileged user who must own the data, and too deep for
+        # the path of a unix socket.
+        self._scratch = tempfile.TemporaryDirectory(
+            prefix="litefleet-postgres-", dir="/tmp", ignore_cleanup_errors=True
+        )
         self.folder = Path(self._scratch.name)
         self.host = LOOPBACK
         self.port = free_port()
@@ -103,7 +107,7 @@ class Postgres:
         """End the server and every connection to it."""
         if self._process is not None and self._process.poll() is None:
             # SIGINT is PostgreSQL's fast shutdown; SIGTERM would wait for clients to leave.
-            self._process.send_signal(2)
+            self._process.send_signal(signal.SIGINT)
         if self._process is not None:
             try:
                 self._process.wait(_START_S)
