@@ -116,7 +116,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 UPGRADE ?=
 
 locks: .venv  ## Make the lock files from pyproject.toml (needs the network)
-	@$(COMPILE) $(UPGRADE) --extra dev pyproject.toml --output-file $(LOCKS)/dev.txt
+	@$(COMPILE) $(UPGRADE) --extra dev --constraints $(LOCKS)/constraints.txt pyproject.toml --output-file $(LOCKS)/dev.txt
 	@for part in agent controller converters; do \
 	  $(COMPILE) $(UPGRADE) --extra $$part --constraints $(LOCKS)/dev.txt pyproject.toml --output-file $(LOCKS)/$$part.txt; done
 	@$(BIN)/python $(LOCKS)/freshness.py --write

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, overload
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,6 +34,16 @@ def wait_until(condition: Callable[[], T | None], *, within_s: float = 10.0, wha
         if time.monotonic() >= deadline:
             raise DeadlineError(_complaint(condition, what, within_s, value))
         time.sleep(POLL_S)
+
+
+@overload
+async def wait_until_async(
+    condition: Callable[[], Awaitable[T | None]], *, within_s: float = 10.0, what: str = ""
+) -> T: ...
+
+
+@overload
+async def wait_until_async(condition: Callable[[], T | None], *, within_s: float = 10.0, what: str = "") -> T: ...
 
 
 async def wait_until_async(

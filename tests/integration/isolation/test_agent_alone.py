@@ -55,6 +55,8 @@ def locked_environment() -> Path:
     key = hashlib.sha256(LOCK.read_bytes() + sys.version.encode()).hexdigest()[:16]
     home = CACHE / f"agent-{key}"
     if not home.exists():
+        for outdated in CACHE.glob("agent-*"):
+            shutil.rmtree(outdated, ignore_errors=True)
         making = CACHE / f"agent-{key}.{os.getpid()}"
         uv("venv", "--quiet", "--relocatable", f"--python={sys.executable}", str(making))
         uv("pip", "install", "--quiet", f"--python={making}", "--require-hashes", f"--requirement={LOCK}")

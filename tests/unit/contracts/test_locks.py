@@ -84,6 +84,7 @@ def test_lock_made_before_a_new_dependency_is_stale(tmp_path: Path) -> None:
     locks = tmp_path / "deploy" / "locks"
     locks.mkdir(parents=True)
     shutil.copy(LOCKS / "freshness.py", locks)
+    shutil.copy(LOCKS / "constraints.txt", locks)
     pyproject = tmp_path / "pyproject.toml"
     pyproject.write_text((ROOT / "pyproject.toml").read_text())
     assert "make locks" in freshness(tmp_path).stderr
