@@ -1,0 +1,54 @@
+"""The fleet as rollouts see it: cohorts by query, facts of devices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from controller.fleet import store
+from controller.fleet.core import query as language
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from controller.db.unit_of_work import UnitOfWork
+    from controller.facts import DeviceFacts
+    from shared.ids import DeviceId, Sha256
+
+
+class Cohorts:
+    """Answers in the caller's transaction; devices that were removed belong to no cohort."""
+
+    async def check(self, uow: UnitOfWork, query: str) -> None:
+        """Refuse a query that cannot be read, or that names a label which no device has.
+
+        Raises:
+            InvalidInputError: says what is wrong, and which keys are known.
+        """
+        await self._parsed(uow, query)
+
+    async def iterate(self, uow: UnitOfWork, query: str, after: DeviceId | None, limit: int) -> list[DeviceFacts]:
+        """Return up to `limit` devices of the cohort that follow `after`, ordered by id.
+
+        Raises:
+            InvalidInputError: as `check`.
+        """
+        parsed = await self._parsed(uow, query)
+        ids = await store.chosen(uow.session, parsed, after=after or "", limit=limit)
+        return await store.facts(uow.session, ids)
+
+    async def facts(self, uow: UnitOfWork, ids: Sequence[DeviceId]) -> list[DeviceFacts]:
+        """Return facts of devices, ordered by id; unknown and removed ones are absent."""
+        return await store.facts(uow.session, ids)
+
+    async def _parsed(self, uow: UnitOfWork, query: str) -> language.CohortQuery:
+        parsed = language.parse(query)
+        language.check_keys(parsed, await store.label_keys(uow.session))
+        return parsed
+
+
+class Identities:
+    """Which key speaks for which device."""
+
+    async def fingerprints(self, uow: UnitOfWork, ids: Sequence[DeviceId]) -> dict[DeviceId, Sha256]:
+        """Return the key fingerprints of the devices that are enrolled and not removed."""
+        return await store.fingerprints(uow.session, ids)
