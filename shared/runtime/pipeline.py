@@ -98,11 +98,12 @@ class CompiledPipeline:
         return np.concatenate(rows)
 
     def _batches(self, items: Tensor) -> Iterator[Tensor]:
-        size = _BATCH if self._input.shape[:1] == (-1,) else 1
+        size = _BATCH if self.model_input.shape[:1] == (-1,) else 1
         return (items[start : start + size] for start in range(0, len(items), size))
 
     @property
-    def _input(self) -> TensorSpec:
+    def model_input(self) -> TensorSpec:
+        """What the model is fed, batch axis included. Raises PipelineError when that is not one tensor."""
         if len(self._interpreter.inputs) != 1:
             raise PipelineError(f"a pipeline feeds one input, and this model takes {len(self._interpreter.inputs)}")
         return self._interpreter.inputs[0]
@@ -113,7 +114,7 @@ class CompiledPipeline:
             item = ops.resize_image(item, self._resize)
         if self._normalise is not None:
             item = ops.normalise(item, self._normalise)
-        return _as_dtype(item, np.dtype(self._input.dtype))
+        return _as_dtype(item, np.dtype(self.model_input.dtype))
 
     def _run(self, batch: Tensor) -> NDArray[np.float32]:
         output = self._interpreter.run([batch])[0]

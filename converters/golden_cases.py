@@ -1,0 +1,68 @@
+"""The golden check of an artifact: real inputs, its own answers, and how far another runtime may be from those."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shared.manifest import GoldenCase, GoldenCheck, Scheme
+from shared.runtime.golden import to_tensor_data
+from shared.runtime.interpreter import Kernels, LiteRtInterpreter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Tensor = NDArray[Any]
+
+_FLOOR = {Scheme.FLOAT32: 1e-3, Scheme.FLOAT16: 1e-2, Scheme.DYNAMIC_INT8: 0.05, Scheme.FULL_INT8: 0.05}
+"""Least tolerance, as a share of the largest answer. Float kernels sum in other orders (1e-6 measured); ARM may compute
+float16 in halves (11 bits a step); int8 answers come in steps of 1/256 of the range, kernels measured 2 steps apart, and
+deeper networks round more often. Garbage, which the check is there for, is off by the whole range."""
+_TINY = float(np.finfo(np.float32).tiny)
+_SPREAD_FACTOR = 4
+"""Kernels not tried here may disagree more than those that were."""
+_MAX_SPREAD = 0.05
+"""Beyond this share of the range, the tolerance that the spread asks for would let garbage pass."""
+
+
+def choose(labels: NDArray[np.int64], count: int) -> list[int]:
+    """Return the indexes of `count` samples (or all), taking turns between the classes, first come first."""
+    rounds: dict[int, int] = {}
+    order = []
+    for index, label in enumerate(labels.tolist()):
+        rounds[label] = rounds.get(label, 0) + 1
+        order.append((rounds[label], label, index))
+    return [index for _, _, index in sorted(order)[:count]]
+
+
+def make(model: bytes, inputs: Sequence[Tensor], scheme: Scheme) -> tuple[GoldenCheck, str]:
+    """Return the check, and "" or why the artifact must be refused: `kernels_disagree: 0.4 of the range > 0.05`.
+
+    Each of `inputs` is one model input without batch axis.
+
+    Raises:
+        ModelLoadError: one kind of kernels cannot run the artifact.
+    """
+    batches = [item[np.newaxis] for item in inputs]
+    expected, *others = (_answers(model, batches, kernels) for kernels in Kernels)
+    span = max(float(np.max([np.abs(answer).max() for answer in expected])), _TINY)
+    spread = max(float(np.max(np.abs(np.subtract(expected, other, dtype=np.float64)))) for other in others)
+    check = GoldenCheck(
+        cases=tuple(
+            GoldenCase(inputs=(to_tensor_data(batch),), outputs=(to_tensor_data(answer),))
+            for batch, answer in zip(batches, expected, strict=True)
+        ),
+        atol=max(_FLOOR[scheme] * span, _SPREAD_FACTOR * spread),
+        rtol=0.0,
+    )
+    # Not `>`: a NaN must not pass.
+    agrees = spread / span <= _MAX_SPREAD
+    return check, "" if agrees else f"kernels_disagree: {spread / span:.3g} of the range > {_MAX_SPREAD:g}"
+
+
+def _answers(model: bytes, batches: Sequence[Tensor], kernels: Kernels) -> list[Tensor]:
+    interpreter = LiteRtInterpreter(model, threads=1, kernels=kernels)
+    return [interpreter.run([batch])[0] for batch in batches]
