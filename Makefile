@@ -17,8 +17,8 @@ ARGS ?=
 # Arguments for pytest, e.g. `make test-unit PYTEST="-k wave -x"`.
 PYTEST ?=
 
-.PHONY: help .venv demo test test-unit test-simulation test-integration test-system test-demo check format full \
-  dependencies locks locks-check clean
+.PHONY: help .venv demo test test-unit test-simulation test-integration test-system test-demo check lint formatting \
+  types imports format full dependencies locks locks-check clean
 
 help:  ## Show this text
 	@printf 'litefleet: careful releases of machine-learning models to fleets of edge devices\n\n'
@@ -89,12 +89,20 @@ full: test  ## Run everything, then the simulation with 200 seeds and Hypothesis
 
 # --- static checks ------------------------------------------------------------------------------
 
-check: .venv locks-check  ## Lint, formatting, types, import contracts, dependencies, locks
+check: .venv  ## Lint, formatting, types, import contracts, dependencies, locks: all of them, then say what failed
+	@$(MAKE) --keep-going lint formatting types imports dependencies locks-check
+
+lint: .venv
 	@$(BIN)/ruff check .
+
+formatting: .venv
 	@$(BIN)/ruff format --check .
+
+types: .venv
 	@$(BIN)/mypy
+
+imports: .venv
 	@$(BIN)/lint-imports --no-logo
-	@$(MAKE) dependencies
 
 # A part is checked against its own extra: the other extras count as development tools, whose import is then an offence
 # (DEP004). The demo's folders belong to an extra of their own, and the last run looks at everything together.
