@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controller.db.audit import AuditBatchRow, AuditEntryRow
-from controller.db.outbox import OutboxRow
-
-__all__ = ["AuditBatchRow", "AuditEntryRow", "OutboxRow"]
+import controller.db.audit
+import controller.db.outbox
+import controller.fleet.tables
+import controller.registry.tables  # noqa: F401 - imported for what importing them does

@@ -1,7 +1,8 @@
 """Column types that mean the same on SQLite and PostgreSQL.
 
 A table says `Field(sa_type=UtcDateTime)`, `Field(sa_type=one_of(SomeStrEnum))`, `Field(sa_type=Json(PipelineSpec))`.
-Importing this module also names the constraints of every table, so that migrations can find them again.
+Importing this module also names the constraints of every table, so that migrations can find them again, and lets a row
+hold a struct that pydantic does not know.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ SQLModel.metadata.naming_convention = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s",
     "pk": "pk_%(table_name)s",
 }
+SQLModel.model_config["arbitrary_types_allowed"] = True
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -81,6 +83,8 @@ def one_of(choices: type[E]) -> sa.Enum:
     """Return a text column type that holds only the values of `choices`, which a CHECK constraint enforces."""
     return sa.Enum(
         choices,
+        # No name of its own, so that the convention above names the constraint by table and column.
+        name=None,
         native_enum=False,
         create_constraint=True,
         validate_strings=True,

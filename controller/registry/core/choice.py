@@ -1,0 +1,97 @@
+"""Which artifacts are wanted, which of them a profile gets, and which one a device gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shared.errors import InvalidInputError
+from shared.hardware import GENERIC, misfit
+from shared.ids import HardwareProfileId
+from shared.manifest import Scheme
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from controller.registry.core.types import Release, ReleaseArtifact
+    from shared.conversion import ConvertedArtifact
+    from shared.hardware import DeviceHardware, HardwareProfile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What each profile gets, and why the others get nothing."""
+
+    artifacts: tuple[tuple[ConvertedArtifact, tuple[HardwareProfile, ...]], ...]
+    """Each chosen artifact once, with the profiles that it is for."""
+    unserved: dict[str, str]
+    """Profile id → why no artifact is for it."""
+
+
+def wanted_schemes(asked: Sequence[Scheme]) -> tuple[Scheme, ...]:
+    """Return the schemes to make, each once, from the largest to the smallest; all of them when none is named."""
+    chosen = set(asked) or set(Scheme)
+    return tuple(scheme for scheme in Scheme if scheme in chosen)
+
+
+def wanted_profiles(asked: Sequence[HardwareProfile]) -> tuple[HardwareProfile, ...]:
+    """Return the profiles to serve, in the order of preference; the generic one when none is named.
+
+    Raises:
+        InvalidInputError: two profiles of one name, or one that no device can be of.
+    """
+    seen: set[str] = set()
+    for index, profile in enumerate(asked):
+        if profile.profile_id in seen:
+            raise InvalidInputError(field=f"profiles[{index}]", problem=f"{profile.profile_id} is named twice")
+        if not profile.architectures:
+            raise InvalidInputError(
+                field=f"profiles[{index}].architectures", problem="empty", remedy="name at least one, e.g. aarch64"
+            )
+        seen.add(profile.profile_id)
+    return tuple(asked) or (GENERIC,)
+
+
+def choose(artifacts: Sequence[ConvertedArtifact], profiles: Sequence[HardwareProfile]) -> Choice:
+    """Give each profile the smallest artifact that passed and keeps its budget."""
+    passing = sorted((a for a in artifacts if not a.refused), key=_size_then_name)
+    chosen: dict[str, tuple[ConvertedArtifact, tuple[HardwareProfile, ...]]] = {}
+    unserved: dict[str, str] = {}
+    for profile in profiles:
+        fitting = next((a for a in passing if _within_size(a, profile)), None)
+        if fitting is None:
+            unserved[profile.profile_id] = _why_none(passing, profile)
+            continue
+        _, others = chosen.get(fitting.sha256, (fitting, ()))
+        chosen[fitting.sha256] = (fitting, (*others, profile))
+    return Choice(artifacts=tuple(chosen.values()), unserved=unserved)
+
+
+def fitting_artifact(release: Release, device: DeviceHardware) -> tuple[ReleaseArtifact, HardwareProfile] | str:
+    """Return the artifact for a device and the profile that it belongs to, or why there is none."""
+    by_profile = {
+        profile.profile_id: (artifact, profile) for artifact in release.artifacts for profile in artifact.profiles
+    }
+    reasons: list[str] = []
+    for profile_id in release.profile_order:
+        artifact, profile = by_profile[HardwareProfileId(profile_id)]
+        reason = misfit(profile, device)
+        if reason is None:
+            return artifact, profile
+        reasons.append(f"{profile_id}: {reason}")
+    return "no_fitting_artifact: " + "; ".join(reasons)
+
+
+def _size_then_name(artifact: ConvertedArtifact) -> tuple[int, str]:
+    # Two files of one length need some order, so that the same conversion always gives the same release.
+    return artifact.length_bytes, artifact.sha256
+
+
+def _within_size(artifact: ConvertedArtifact, profile: HardwareProfile) -> bool:
+    return profile.max_size_bytes is None or artifact.length_bytes <= profile.max_size_bytes
+
+
+def _why_none(passing: Sequence[ConvertedArtifact], profile: HardwareProfile) -> str:
+    if not passing:
+        return "no artifact passed"
+    return f"the smallest artifact has {passing[0].length_bytes} bytes, the profile takes {profile.max_size_bytes}"

@@ -1,0 +1,46 @@
+"""What becomes of a conversion when its worker ends, or the controller ended before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from controller.registry.core.types import ConversionState
+from shared.conversion import FailureKind
+
+if TYPE_CHECKING:
+    from shared.conversion import ConversionResult
+
+MAX_ATTEMPTS = 3
+"""A conversion that ended with its controller this often is held to be the cause of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a conversion goes on or ended."""
+
+    state: ConversionState
+    failure: FailureKind | None = None
+    message: str = ""
+
+
+def judge(result: ConversionResult) -> Outcome:
+    """Return how a conversion ended. A result without a passing artifact never counts as a success."""
+    if result.failure is not None:
+        return Outcome(state=ConversionState.FAILED, failure=result.failure, message=result.message)
+    if not any(not artifact.refused for artifact in result.artifacts):
+        refusals = "; ".join(f"{artifact.scheme} {artifact.refused}" for artifact in result.artifacts)
+        message = result.message or refusals or "the worker made no artifact"
+        return Outcome(state=ConversionState.FAILED, failure=FailureKind.NOTHING_PASSED, message=message)
+    return Outcome(state=ConversionState.SUCCEEDED, message=result.message)
+
+
+def after_restart(attempts: int) -> Outcome:
+    """Return what becomes of a conversion that was running when the controller ended."""
+    if attempts < MAX_ATTEMPTS:
+        return Outcome(state=ConversionState.QUEUED, message=f"started again after a restart (attempt {attempts + 1})")
+    return Outcome(
+        state=ConversionState.FAILED,
+        failure=FailureKind.CRASHED,
+        message=f"the controller ended during each of {attempts} attempts",
+    )

@@ -1,0 +1,133 @@
+"""What the registry knows, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from shared.hardware import HardwareProfile
+from shared.ids import Sha256
+from shared.manifest import Accuracy, Scheme
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from shared.conversion import FailureKind, SourceFormat
+    from shared.ids import ConversionId, ModelName, ReleaseId
+    from shared.pipeline import PipelineSpec
+    from shared.wire import TargetRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A named line of work."""
+
+    model: ModelName
+    versions: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelVersion:
+    """One uploaded source."""
+
+    model: ModelName
+    number: int
+    """1, 2, 3 … within the model."""
+    sha256: Sha256
+    size_bytes: int
+    filename: str
+    source_format: SourceFormat
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """Data to calibrate or to judge with, named by its digest."""
+
+    sha256: Sha256
+    name: str
+    size_bytes: int
+    created_at: datetime
+
+
+class ConversionState(StrEnum):
+    """Where a conversion stands; the last two are terminal."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+class ArtifactSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What is shown of a converted file; `refused` is empty for one that may be released."""
+
+    scheme: Scheme
+    sha256: Sha256
+    length_bytes: int
+    accuracy: Accuracy
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversionOrder:
+    """What was asked for."""
+
+    model: ModelName
+    version_number: int
+    calibration_sha256: Sha256
+    evaluation_sha256: Sha256
+    pipeline: PipelineSpec
+    schemes: tuple[Scheme, ...]
+    profiles: tuple[HardwareProfile, ...]
+    max_accuracy_drop: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """A conversion, from the order to its outcome."""
+
+    conversion_id: ConversionId
+    order: ConversionOrder
+    state: ConversionState
+    step: str
+    fraction: float
+    failure: FailureKind | None
+    message: str
+    artifacts: tuple[ArtifactSummary, ...]
+    result_sha256: Sha256 | None
+    """The whole result, with golden checks, among the blobs."""
+    attempts: int
+    """How often a worker was started for it."""
+    created_at: datetime
+
+
+class ReleaseArtifact(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a release, and the whole profiles that it is for."""
+
+    path: str
+    sha256: Sha256
+    length_bytes: int
+    scheme: Scheme
+    accuracy: Accuracy
+    profiles: tuple[HardwareProfile, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """A release; `manifest` is None until the repository vouches for it."""
+
+    release_id: ReleaseId
+    conversion_id: ConversionId
+    model: ModelName
+    version_number: int
+    release_counter: int
+    manifest: TargetRef | None
+    artifacts: tuple[ReleaseArtifact, ...]
+    profile_order: tuple[str, ...]
+    """Profile ids in the order of preference: a device belongs to the first that fits it."""
+    created_at: datetime

@@ -1,0 +1,301 @@
+"""The registry over HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import Field
+
+from controller.http.endpoint import Body, Call, Endpoint, Page, PageQuery, Reply
+from controller.registry.bodies import (
+    ConversionView,
+    DatasetView,
+    ModelView,
+    NewConversion,
+    NewDataset,
+    NewRelease,
+    NewVersion,
+    ReleaseView,
+    VersionView,
+)
+from controller.registry.core.types import ConversionOrder
+from shared.errors import InvalidIdError
+from shared.ids import Sha256, model_name, sha256_hex
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from controller.registry.conversions import Conversions
+    from controller.registry.releases import Releases
+    from controller.registry.service import Registry
+
+T = TypeVar("T")
+V = TypeVar("V")
+
+
+class VersionsQuery(Body):
+    """Which part of a list of versions: those with a number above `after`."""
+
+    limit: int = Field(default=100, ge=1, le=500)
+    after: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryRoutes:
+    """The services behind the routes."""
+
+    registry: Registry
+    conversions: Conversions
+    releases: Releases
+
+    async def add_version(self, call: Call) -> Reply:
+        """Make an uploaded file a version."""
+        body = call.body_as(NewVersion)
+        version, created = await self.registry.add_version(
+            actor=call.actor,
+            model=model_name(call.path["model"]),
+            sha256=Sha256(body.sha256),
+            filename=body.filename,
+            source_format=body.source_format,
+        )
+        return Reply(value=VersionView.of(version), status=_created(created))
+
+    async def list_models(self, call: Call) -> Page[ModelView]:
+        """Show models."""
+        query = call.query_as(PageQuery)
+        found = await self.registry.models(after=query.after or "", limit=query.limit + 1)
+        return _page(found, query.limit, ModelView.of, lambda last: last.model)
+
+    async def show_model(self, call: Call) -> ModelView:
+        """Show a model."""
+        return ModelView.of(await self.registry.model(model_name(call.path["model"])))
+
+    async def list_versions(self, call: Call) -> Page[VersionView]:
+        """Show versions of a model."""
+        query = call.query_as(VersionsQuery)
+        name = model_name(call.path["model"])
+        found = await self.registry.versions(name, after=query.after, limit=query.limit + 1)
+        return _page(found, query.limit, VersionView.of, lambda last: str(last.number))
+
+    async def show_version(self, call: Call) -> VersionView:
+        """Show a version."""
+        number = call.path["number"]
+        if not (number.isascii() and number.isdecimal()) or len(number) > len(str(2**31)) - 1:
+            raise InvalidIdError(field="number", value=number, rule="a whole number")
+        return VersionView.of(await self.registry.version(model_name(call.path["model"]), int(number)))
+
+    async def add_dataset(self, call: Call) -> Reply:
+        """Make an uploaded file a dataset."""
+        body = call.body_as(NewDataset)
+        dataset, created = await self.registry.add_dataset(actor=call.actor, name=body.name, sha256=Sha256(body.sha256))
+        return Reply(value=DatasetView.of(dataset), status=_created(created))
+
+    async def list_datasets(self, call: Call) -> Page[DatasetView]:
+        """Show datasets."""
+        query = call.query_as(PageQuery)
+        found = await self.registry.datasets(after=query.after or "", limit=query.limit + 1)
+        return _page(found, query.limit, DatasetView.of, lambda last: last.sha256)
+
+    async def show_dataset(self, call: Call) -> DatasetView:
+        """Show a dataset."""
+        return DatasetView.of(await self.registry.dataset(sha256_hex(call.path["sha256"])))
+
+    async def order_conversion(self, call: Call) -> ConversionView:
+        """Queue a conversion."""
+        body = call.body_as(NewConversion)
+        order = ConversionOrder(
+            model=model_name(body.model),
+            version_number=body.version_number,
+            calibration_sha256=Sha256(body.calibration_sha256),
+            evaluation_sha256=Sha256(body.evaluation_sha256),
+            pipeline=body.pipeline,
+            schemes=body.schemes,
+            profiles=body.profiles,
+            max_accuracy_drop=body.max_accuracy_drop,
+        )
+        return ConversionView.of(await self.conversions.order(order, actor=call.actor))
+
+    async def list_conversions(self, call: Call) -> Page[ConversionView]:
+        """Show conversions, newest first."""
+        query = call.query_as(PageQuery)
+        found = await self.conversions.conversions(after=query.after, limit=query.limit + 1)
+        return _page(found, query.limit, ConversionView.of, lambda last: last.conversion_id)
+
+    async def show_conversion(self, call: Call) -> ConversionView:
+        """Show a conversion."""
+        return ConversionView.of(await self.conversions.conversion(call.path["conversion_id"]))
+
+    async def create_release(self, call: Call) -> Reply:
+        """Make a conversion a release."""
+        release, created = await self.releases.create_release(call.body_as(NewRelease).conversion_id, actor=call.actor)
+        return Reply(value=ReleaseView.of(release), status=_created(created))
+
+    async def list_releases(self, call: Call) -> Page[ReleaseView]:
+        """Show releases, newest first."""
+        query = call.query_as(PageQuery)
+        found = await self.releases.releases(after=query.after, limit=query.limit + 1)
+        return _page(found, query.limit, ReleaseView.of, lambda last: last.release_id)
+
+    async def show_release(self, call: Call) -> ReleaseView:
+        """Show a release."""
+        return ReleaseView.of(await self.releases.release(call.path["release_id"]))
+
+    async def delete_release(self, call: Call) -> None:
+        """Take a release away."""
+        await self.releases.delete_release(call.path["release_id"], actor=call.actor)
+
+
+def endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
+    """Return the registry's part of the API."""
+    return (*_source_endpoints(routes), *_product_endpoints(routes))
+
+
+def _source_endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
+    return (
+        Endpoint(
+            method="POST",
+            path="/models/{model}/versions",
+            summary="Make an uploaded file a version of a model; the same bytes again are the same version (200)",
+            handler=routes.add_version,
+            body=NewVersion,
+            returns=VersionView,
+            status=HTTPStatus.CREATED,
+            also=(HTTPStatus.OK,),
+        ),
+        Endpoint(
+            method="GET",
+            path="/models",
+            summary="List models by name",
+            handler=routes.list_models,
+            query=PageQuery,
+            returns=Page[ModelView],
+        ),
+        Endpoint(
+            method="GET",
+            path="/models/{model}",
+            summary="Show a model",
+            handler=routes.show_model,
+            returns=ModelView,
+            errors=(404, 422),
+        ),
+        Endpoint(
+            method="GET",
+            path="/models/{model}/versions",
+            summary="List the versions of a model, oldest first",
+            handler=routes.list_versions,
+            query=VersionsQuery,
+            returns=Page[VersionView],
+            errors=(404,),
+        ),
+        Endpoint(
+            method="GET",
+            path="/models/{model}/versions/{number}",
+            summary="Show a version",
+            handler=routes.show_version,
+            returns=VersionView,
+            errors=(404, 422),
+        ),
+        Endpoint(
+            method="POST",
+            path="/datasets",
+            summary="Make an uploaded file a dataset; the same bytes again are the same dataset (200)",
+            handler=routes.add_dataset,
+            body=NewDataset,
+            returns=DatasetView,
+            status=HTTPStatus.CREATED,
+            also=(HTTPStatus.OK,),
+        ),
+        Endpoint(
+            method="GET",
+            path="/datasets",
+            summary="List datasets",
+            handler=routes.list_datasets,
+            query=PageQuery,
+            returns=Page[DatasetView],
+        ),
+        Endpoint(
+            method="GET",
+            path="/datasets/{sha256}",
+            summary="Show a dataset",
+            handler=routes.show_dataset,
+            returns=DatasetView,
+            errors=(404, 422),
+        ),
+    )
+
+
+def _product_endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
+    return (
+        Endpoint(
+            method="POST",
+            path="/conversions",
+            summary="Queue a conversion of a model version into TFLite artifacts",
+            handler=routes.order_conversion,
+            body=NewConversion,
+            returns=ConversionView,
+            status=HTTPStatus.ACCEPTED,
+        ),
+        Endpoint(
+            method="GET",
+            path="/conversions",
+            summary="List conversions, newest first",
+            handler=routes.list_conversions,
+            query=PageQuery,
+            returns=Page[ConversionView],
+        ),
+        Endpoint(
+            method="GET",
+            path="/conversions/{conversion_id}",
+            summary="Show how a conversion stands",
+            handler=routes.show_conversion,
+            returns=ConversionView,
+            errors=(404,),
+        ),
+        Endpoint(
+            method="POST",
+            path="/releases",
+            summary="Sign the smallest passing artifacts of a conversion as a release; again, it is the same (200)",
+            handler=routes.create_release,
+            body=NewRelease,
+            returns=ReleaseView,
+            status=HTTPStatus.CREATED,
+            also=(HTTPStatus.OK,),
+            errors=(403, 409, 507),
+        ),
+        Endpoint(
+            method="GET",
+            path="/releases",
+            summary="List releases, newest first",
+            handler=routes.list_releases,
+            query=PageQuery,
+            returns=Page[ReleaseView],
+        ),
+        Endpoint(
+            method="GET",
+            path="/releases/{release_id}",
+            summary="Show a release",
+            handler=routes.show_release,
+            returns=ReleaseView,
+            errors=(404,),
+        ),
+        Endpoint(
+            method="DELETE",
+            path="/releases/{release_id}",
+            summary="Take a release away that nothing uses",
+            handler=routes.delete_release,
+            status=HTTPStatus.NO_CONTENT,
+            errors=(404, 409),
+        ),
+    )
+
+
+def _created(created: bool) -> HTTPStatus:  # noqa: FBT001 - the answer to the question in the name
+    return HTTPStatus.CREATED if created else HTTPStatus.OK
+
+
+def _page(found: Sequence[T], limit: int, view: Callable[[T], V], cursor: Callable[[T], str]) -> Page[V]:
+    """Show up to `limit` of what was found; one more than that says that there is a next page."""
+    shown = found[:limit]
+    return Page(items=[view(item) for item in shown], next=cursor(shown[-1]) if len(found) > limit else None)

@@ -1,0 +1,103 @@
+"""The registry's rows. No rule lives here; `store` maps them to values."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlmodel import Field, SQLModel
+
+from controller.db.types import Json, UtcDateTime, one_of
+from controller.registry.core.types import ArtifactSummary, ConversionState, ReleaseArtifact
+from shared.conversion import FailureKind, SourceFormat
+from shared.hardware import HardwareProfile
+from shared.manifest import Scheme
+from shared.pipeline import PipelineSpec
+
+
+class ModelRow(SQLModel, table=True):
+    """A model exists from its first version on."""
+
+    __tablename__ = "registry_model"
+
+    model: str = Field(primary_key=True, max_length=63)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class VersionRow(SQLModel, table=True):
+    """One uploaded source; the same bytes are one version."""
+
+    __tablename__ = "registry_version"
+    __table_args__ = (sa.UniqueConstraint("model", "sha256"),)
+
+    model: str = Field(primary_key=True, max_length=63)
+    number: int = Field(primary_key=True)
+    sha256: str = Field(max_length=64)
+    size_bytes: int = Field(sa_type=sa.BigInteger)
+    filename: str = Field(max_length=255)
+    source_format: SourceFormat = Field(sa_type=one_of(SourceFormat))
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class DatasetRow(SQLModel, table=True):
+    """Data, named by its digest."""
+
+    __tablename__ = "registry_dataset"
+
+    sha256: str = Field(primary_key=True, max_length=64)
+    name: str = Field(max_length=100)
+    size_bytes: int = Field(sa_type=sa.BigInteger)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class ConversionRow(SQLModel, table=True):
+    """An order, and how it stands; also the queue."""
+
+    __tablename__ = "registry_conversion"
+
+    conversion_id: str = Field(primary_key=True, max_length=36)
+    model: str = Field(max_length=63)
+    version_number: int
+    calibration_sha256: str = Field(max_length=64)
+    evaluation_sha256: str = Field(max_length=64)
+    pipeline: PipelineSpec = Field(sa_type=Json(PipelineSpec))
+    schemes: tuple[Scheme, ...] = Field(sa_type=Json(tuple[Scheme, ...]))
+    profiles: tuple[HardwareProfile, ...] = Field(sa_type=Json(tuple[HardwareProfile, ...]))
+    max_accuracy_drop: float
+    state: ConversionState = Field(sa_type=one_of(ConversionState), index=True)
+    step: str = Field(default="", max_length=200)
+    fraction: float = 0.0
+    failure: FailureKind | None = Field(default=None, sa_type=one_of(FailureKind), nullable=True)
+    message: str = ""
+    artifacts: tuple[ArtifactSummary, ...] = Field(default=(), sa_type=Json(tuple[ArtifactSummary, ...]))
+    result_sha256: str | None = Field(default=None, max_length=64)
+    attempts: int = 0
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class ReleaseRow(SQLModel, table=True):
+    """A release; it has its counter before it is published, and keeps it after it is deleted."""
+
+    __tablename__ = "registry_release"
+    __table_args__ = (
+        # A conversion makes one release, until that one is deleted.
+        sa.Index(
+            "ix_registry_release_live",
+            "conversion_id",
+            unique=True,
+            sqlite_where=sa.text("deleted_at IS NULL"),
+            postgresql_where=sa.text("deleted_at IS NULL"),
+        ),
+    )
+
+    release_id: str = Field(primary_key=True, max_length=36)
+    conversion_id: str = Field(max_length=36)
+    model: str = Field(max_length=63, index=True)
+    version_number: int
+    release_counter: int = Field(unique=True)
+    manifest_sha256: str | None = Field(default=None, max_length=64)
+    manifest_bytes: int = 0
+    artifacts: tuple[ReleaseArtifact, ...] = Field(sa_type=Json(tuple[ReleaseArtifact, ...]))
+    profile_order: tuple[str, ...] = Field(sa_type=Json(tuple[str, ...]))
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    deleted_at: datetime | None = Field(default=None, sa_type=UtcDateTime, nullable=True)
