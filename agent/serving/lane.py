@@ -1,0 +1,183 @@
+"""One interpreter with its pipeline: what a single thread needs to answer a request."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agent.serving.requests import ClassifyRequest, InferRequest, NamedTensor, Outcome
+from shared.errors import LitefleetError, ModelFailedError, PipelineError
+from shared.manifest import TensorSpec
+from shared.pipeline import MODEL_ONLY, ColourMode, DecodeImage, Normalise, PipelineSpec, ResizeImage
+from shared.runtime.pipeline import CompiledPipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from agent.serving.requests import Request
+    from shared.runtime.interpreter import Interpreter
+    from shared.runtime.pipeline import LabelScore
+
+    Tensor = NDArray[Any]
+
+_FREE = -1
+_MATRIX = 2
+_NUMBERS = "biuf"
+
+
+class _Timed:
+    """An interpreter that remembers how long its runs took."""
+
+    def __init__(self, interpreter: Interpreter) -> None:
+        self._interpreter = interpreter
+        self.inputs, self.outputs = interpreter.inputs, interpreter.outputs
+        self.spent_s = 0.0
+
+    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Invoke once."""
+        started = time.perf_counter()
+        outputs = self._interpreter.run(inputs)
+        self.spent_s += time.perf_counter() - started
+        return outputs
+
+
+class Lane:
+    """Answers one request at a time; not for two threads at once.
+
+    A release without a pipeline takes and gives the model's own tensors. With one, `infer` takes a batch of what the
+    pipeline has after image decoding (`input`), and gives `scores` and `labels`, so that a release that is quantised
+    otherwise does not change what callers send.
+    """
+
+    def __init__(self, spec: PipelineSpec, interpreter: Interpreter) -> None:
+        """Join them. Raises PipelineError or InvalidInputError when they do not belong together."""
+        self._timed = _Timed(interpreter)
+        self._pipeline = CompiledPipeline(spec, self._timed)
+        self._names = spec.labels
+        self._raw = spec == MODEL_ONLY
+        self.inputs = interpreter.inputs if self._raw else (_pipeline_input(spec, interpreter.inputs),)
+        self.outputs = interpreter.outputs if self._raw else _pipeline_outputs(spec, interpreter.outputs)
+
+    def run(self, request: Request) -> Outcome:
+        """Answer.
+
+        Raises:
+            PipelineError: the request does not fit this model.
+            ModelFailedError: the request fits, and the model broke.
+        """
+        self._timed.spent_s, started = 0.0, time.thread_time()
+        try:
+            outputs, labels = self._answer(request)
+            return self._outcome(outputs, labels, compute_s=time.thread_time() - started)
+        except LitefleetError:
+            raise
+        except Exception as exc:  # a worker must survive whatever a model's runtime raises; the caller hears of it
+            raise ModelFailedError(f"{type(exc).__name__}: {exc}") from exc
+
+    def _answer(self, request: Request) -> tuple[tuple[NamedTensor, ...], tuple[LabelScore, ...]]:
+        if isinstance(request, ClassifyRequest):
+            answer = self._pipeline.from_image(request.encoded)
+            return (NamedTensor(name="scores", array=answer.scores[np.newaxis]),), answer.labels
+        if self._raw:
+            return self._raw_outputs(request), ()
+        return self._pipeline_outputs(request), ()
+
+    def _raw_outputs(self, request: InferRequest) -> tuple[NamedTensor, ...]:
+        arrays = _bind(request.inputs, self.inputs)
+        batches = _batches(arrays, self.inputs)
+        results = [self._timed.run(batch) for batch in batches]
+        joined = results[0] if len(results) == 1 else [np.concatenate(parts) for parts in zip(*results, strict=True)]
+        return tuple(NamedTensor(name=spec.name, array=array) for spec, array in zip(self.outputs, joined, strict=True))
+
+    def _pipeline_outputs(self, request: InferRequest) -> tuple[NamedTensor, ...]:
+        if len(request.inputs) != 1:
+            raise PipelineError(f"this model takes one input, got {len(request.inputs)}")
+        items = request.inputs[0].array
+        if items.dtype.kind not in _NUMBERS or items.ndim == 0:
+            raise PipelineError("this model takes a batch of numbers")
+        scores = self._pipeline.scores(items)
+        if not np.isfinite(scores).all():
+            raise ModelFailedError("the model answered NaN or infinity")
+        outputs = NamedTensor(name="scores", array=scores)
+        if not self._names:
+            return (outputs,)
+        best = [self._names[index] for index in scores.argmax(axis=1)]
+        return outputs, NamedTensor(name="labels", array=np.array(best, dtype=object))
+
+    def _outcome(
+        self, outputs: tuple[NamedTensor, ...], labels: tuple[LabelScore, ...], *, compute_s: float
+    ) -> Outcome:
+        numbers = [output.array for output in outputs if output.array.dtype.kind in _NUMBERS]
+        top, confidence = _best(numbers, self._names)
+        return Outcome(
+            outputs=outputs,
+            labels=labels,
+            top=top,
+            confidence=confidence,
+            values=_first_items(numbers),
+            invoke_ms=self._timed.spent_s * 1000,
+            compute_ms=compute_s * 1000,
+        )
+
+
+def _best(numbers: list[Tensor], names: tuple[str, ...]) -> tuple[str, float | None]:
+    """Return the first item's top answer and its score, where the model is a classifier: one output `(N, K)`, K ≥ 2."""
+    if len(numbers) != 1 or numbers[0].ndim != _MATRIX or numbers[0].shape[1] < _MATRIX:
+        return "", None
+    scores = numbers[0][0]
+    index = int(scores.argmax())
+    best = float(scores[index])
+    is_share = 0.0 <= best <= 1.0 and scores.dtype.kind == "f" and float(scores.min()) >= 0.0
+    return names[index] if names else str(index), best if is_share else None
+
+
+def _first_items(numbers: list[Tensor]) -> Tensor:
+    if not numbers:
+        return np.empty(0)
+    flat = [array[0].ravel() if array.ndim else array.ravel() for array in numbers]
+    return np.concatenate(flat).astype(np.float64)
+
+
+def _bind(given: tuple[NamedTensor, ...], wanted: tuple[TensorSpec, ...]) -> list[Tensor]:
+    """Put tensors in the model's order. With a single input any name will do: converters change names at will."""
+    if len(given) != len(wanted):
+        names = ", ".join(spec.name for spec in wanted)
+        raise PipelineError(f"this model takes {len(wanted)} inputs ({names}), got {len(given)}")
+    if len(wanted) == 1:
+        return [given[0].array]
+    by_name = {tensor.name: tensor.array for tensor in given}
+    for spec in wanted:
+        if spec.name not in by_name:
+            raise PipelineError(f"input {spec.name!r} is missing")
+    return [by_name[spec.name] for spec in wanted]
+
+
+def _batches(arrays: list[Tensor], specs: tuple[TensorSpec, ...]) -> list[list[Tensor]]:
+    """Cut a batch into the pieces that a model with a fixed batch takes."""
+    fixed = {spec.shape[0] for spec in specs if spec.shape}
+    rows = {array.shape[0] for array in arrays if array.ndim}
+    size, count = (fixed.pop() if len(fixed) == 1 else _FREE), (rows.pop() if len(rows) == 1 else 0)
+    if size <= 0 or count <= size or count % size:
+        return [arrays]
+    return [[array[start : start + size] for array in arrays] for start in range(0, count, size)]
+
+
+def _pipeline_input(spec: PipelineSpec, inputs: tuple[TensorSpec, ...]) -> TensorSpec:
+    decode = next((step for step in spec.steps if isinstance(step, DecodeImage)), None)
+    normalised = any(isinstance(step, Normalise) for step in spec.steps)
+    dtype = "uint8" if decode else "float32" if normalised else inputs[0].dtype
+    shape = (_FREE, *inputs[0].shape[1:])
+    if any(isinstance(step, ResizeImage) for step in spec.steps):
+        shape = (_FREE, _FREE, _FREE, 1 if decode and decode.colour is ColourMode.GREY else inputs[0].shape[-1])
+    return TensorSpec(name="input", dtype=dtype, shape=shape)
+
+
+def _pipeline_outputs(spec: PipelineSpec, outputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    sizes = outputs[0].shape[1:]
+    count = _FREE if _FREE in sizes else int(np.prod(sizes))
+    scores = TensorSpec(name="scores", dtype="float32", shape=(_FREE, count))
+    return (scores, TensorSpec(name="labels", dtype="object", shape=(_FREE,))) if spec.labels else (scores,)

@@ -1,0 +1,76 @@
+"""Which plan is in force: control's when it speaks, until then the one on disk, with care for candidates that crash."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from agent.core.plan import Applied, FromServing, GetStats, Plan, SetPlan, ToServing
+from agent.serving import routing
+
+if TYPE_CHECKING:
+    from agent.core.plan import BootFile
+    from agent.serving.boot import BootLedger
+    from agent.serving.engine import Engine
+    from shared.ids import ReleaseId
+
+TRIES_EXHAUSTED = "boot_tries_exhausted: serving ended each time while it held this release"
+
+_log = structlog.get_logger(__name__)
+
+
+class Planner:
+    """Brings plans to the engine. Before a candidate loads, a try is taken off the boot file, on disk."""
+
+    def __init__(self, engine: Engine, ledger: BootLedger) -> None:
+        self._engine, self._ledger = engine, ledger
+        self._booted = asyncio.Event()
+
+    async def boot(self) -> None:
+        """Apply the plan on disk, stable releases first; without one, models stay unknown until control speaks."""
+        try:
+            boot = await asyncio.to_thread(self._ledger.read)
+            if boot is not None:
+                await self._apply_boot(boot)
+        finally:
+            # Control's plan waits for this, since the one on disk is never newer than what it has to say.
+            self._booted.set()
+
+    async def answer(self, message: ToServing) -> FromServing:
+        """Do what control asks."""
+        match message:
+            case SetPlan(plan=plan):
+                await self._booted.wait()
+                return await self._set(plan)
+            case GetStats():
+                return self._engine.stats()
+
+    async def _apply_boot(self, boot: BootFile) -> None:
+        fragile = routing.candidates(boot.plan)
+        if not fragile:
+            await self._engine.apply(boot.plan)
+            return
+        await self._engine.apply(_without(boot.plan, fragile))
+        if await asyncio.to_thread(self._ledger.spend_try, boot):
+            await self._engine.apply(boot.plan)
+            return
+        _log.error("candidate_given_up", releases=sorted(fragile), reason=TRIES_EXHAUSTED)
+        await self._engine.apply(boot.fallback)
+
+    async def _set(self, plan: Plan) -> Applied:
+        fragile = routing.candidates(plan)
+        fresh = {s.release_id for s in plan.slots if s.release_id in fragile and not self._engine.holds(s)}
+        boot = await asyncio.to_thread(self._ledger.read) if fresh else None
+        if boot is None or not fresh & routing.candidates(boot.plan):
+            return await self._engine.apply(plan)
+        if await asyncio.to_thread(self._ledger.spend_try, boot):
+            return await self._engine.apply(plan)
+        return await self._engine.apply(plan, refused=dict.fromkeys(fresh, TRIES_EXHAUSTED))
+
+
+def _without(plan: Plan, releases: frozenset[ReleaseId]) -> Plan:
+    """Return the plan without some slots; its routes then fall back by the ordinary rule."""
+    slots = tuple(slot for slot in plan.slots if slot.release_id not in releases)
+    return Plan(serial=plan.serial, slots=slots, routes=plan.routes)

@@ -1,0 +1,64 @@
+"""What is asked of a model and what it answered, in no protocol's words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from shared.runtime.pipeline import LabelScore
+
+    Tensor = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedTensor:
+    """One input or output, by name."""
+
+    name: str
+    array: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferRequest:
+    """Tensors for the model, the batch axis first."""
+
+    inputs: tuple[NamedTensor, ...]
+
+    @property
+    def rows(self) -> int:
+        """How many items the batch has."""
+        shape = self.inputs[0].array.shape if self.inputs else ()
+        return int(shape[0]) if shape else 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifyRequest:
+    """One JPEG or PNG image."""
+
+    encoded: bytes
+
+
+Request = InferRequest | ClassifyRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What one run of a model gave, and what it took."""
+
+    outputs: tuple[NamedTensor, ...]
+    labels: tuple[LabelScore, ...]
+    """Of an image; empty where the pipeline names none."""
+    top: str
+    """The first item's best label (or its index); empty when the model is no classifier."""
+    confidence: float | None
+    """The best score of the first item when all are 0..1, of a classifier."""
+    values: Tensor
+    """All that was said of the first item, flat, as float64; empty for text."""
+    invoke_ms: float
+    """Inside the interpreter, by the clock on the wall."""
+    compute_ms: float
+    """Pipeline and interpreter in CPU time of the thread that ran them: what comparisons use, since neither a wait
+    for the GIL nor a busy neighbour on the device is counted."""
