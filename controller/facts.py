@@ -141,3 +141,12 @@ class DesiredFacts:
     body_digest: Sha256
     models: tuple[DesiredModel, ...]
     published: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutgoingMessage:
+    """What the broker should carry downwards, at QoS 1."""
+
+    topic: str
+    payload: bytes
+    retain: bool

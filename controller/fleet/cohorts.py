@@ -36,9 +36,9 @@ class Cohorts:
         ids = await store.chosen(uow.session, parsed, after=after or "", limit=limit)
         return await store.facts(uow.session, ids)
 
-    async def facts(self, uow: UnitOfWork, ids: Sequence[DeviceId]) -> list[DeviceFacts]:
-        """Return facts of devices, ordered by id; unknown and removed ones are absent."""
-        return await store.facts(uow.session, ids)
+    async def facts(self, uow: UnitOfWork, ids: Sequence[DeviceId]) -> dict[DeviceId, DeviceFacts]:
+        """Return facts of devices; unknown and removed ones are absent."""
+        return {fact.device_id: fact for fact in await store.facts(uow.session, ids)}
 
     async def _parsed(self, uow: UnitOfWork, query: str) -> language.CohortQuery:
         parsed = language.parse(query)

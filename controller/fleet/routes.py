@@ -1,0 +1,223 @@
+"""Devices over the operator's API."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, Field
+
+from controller.http.endpoint import Body, Call, Endpoint, Page, PageQuery
+
+if TYPE_CHECKING:
+    from controller.fleet.enrolment import Invite
+    from controller.fleet.service import DeviceStory, FleetService
+
+_UNPROCESSABLE = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class RegisterBody(Body):
+    """A device to invite."""
+
+    device_id: str
+    site: str = "default"
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
+class LabelBody(Body):
+    """All labels of a device, replacing those it has."""
+
+    labels: dict[str, str]
+
+
+class DeviceQuery(PageQuery):
+    """Which devices."""
+
+    query: str = "all"
+
+
+class InviteAnswer(BaseModel):
+    """What a device needs to enrol, once. Holds a secret until then."""
+
+    device_id: str
+    token: str
+    expires_at: datetime
+    controller_url: str
+    ca_pem: str
+
+
+class SlotAnswer(BaseModel):
+    """What a device holds for one model."""
+
+    model: str
+    stable: str | None
+    candidate: str | None
+    unavailable_reason: str
+
+
+class AssignmentAnswer(BaseModel):
+    """How one assignment stands, as the device last said."""
+
+    model: str
+    release_id: str
+    rollout_id: str
+    attempt: int
+    status: str
+    phase: str | None
+    reason: str
+    changed_at: datetime
+
+
+class DeviceAnswer(BaseModel):
+    """One device, desired beside reported, and why they differ."""
+
+    device_id: str
+    site: str
+    labels: dict[str, str]
+    enrolled: bool
+    removed: bool
+    last_seen_at: datetime | None
+    architecture: str | None
+    generation: int
+    observed_generation: int
+    desired: dict[str, str]
+    """Model → release id."""
+    slots: list[SlotAnswer]
+    assignments: list[AssignmentAnswer]
+    explanation: str
+
+
+def endpoints(service: FleetService) -> tuple[Endpoint, ...]:
+    """Return the operations on devices."""
+    routes = _Routes(service)
+    return (
+        Endpoint(
+            method="POST",
+            path="/devices",
+            summary="Invite a device",
+            handler=routes.register,
+            body=RegisterBody,
+            returns=InviteAnswer,
+            status=HTTPStatus.CREATED,
+            errors=(HTTPStatus.CONFLICT, _UNPROCESSABLE),
+        ),
+        Endpoint(
+            method="GET",
+            path="/devices",
+            summary="List the devices of a cohort",
+            handler=routes.listed,
+            query=DeviceQuery,
+            returns=Page[DeviceAnswer],
+            errors=(_UNPROCESSABLE,),
+        ),
+        Endpoint(
+            method="GET",
+            path="/devices/{device}",
+            summary="Show a device, and why it is not where it should be",
+            handler=routes.show,
+            returns=DeviceAnswer,
+            errors=(HTTPStatus.NOT_FOUND,),
+        ),
+        Endpoint(
+            method="PATCH",
+            path="/devices/{device}",
+            summary="Replace a device's labels",
+            handler=routes.label,
+            body=LabelBody,
+            returns=DeviceAnswer,
+            errors=(HTTPStatus.NOT_FOUND, _UNPROCESSABLE),
+        ),
+        Endpoint(
+            method="DELETE",
+            path="/devices/{device}",
+            summary="Take a device out of the fleet",
+            handler=routes.remove,
+            status=HTTPStatus.NO_CONTENT,
+            errors=(HTTPStatus.NOT_FOUND,),
+        ),
+    )
+
+
+class _Routes:
+    def __init__(self, service: FleetService) -> None:
+        self._service = service
+
+    async def register(self, call: Call) -> InviteAnswer:
+        body = call.body_as(RegisterBody)
+        invite = await self._service.register(body.device_id, site=body.site, labels=body.labels, actor=call.actor)
+        return self._invite(invite)
+
+    async def listed(self, call: Call) -> Page[DeviceAnswer]:
+        query = call.query_as(DeviceQuery)
+        stories = await self._service.listed(query.query, after=query.after, limit=query.limit + 1)
+        more = stories[query.limit - 1].device.device_id if len(stories) > query.limit else None
+        return Page[DeviceAnswer](items=[_answer(story) for story in stories[: query.limit]], next=more)
+
+    async def show(self, call: Call) -> DeviceAnswer:
+        return _answer(await self._service.show(call.path["device"]))
+
+    async def label(self, call: Call) -> DeviceAnswer:
+        labels = call.body_as(LabelBody).labels
+        return _answer(await self._service.label(call.path["device"], labels, actor=call.actor))
+
+    async def remove(self, call: Call) -> None:
+        await self._service.remove(call.path["device"], actor=call.actor)
+
+    def _invite(self, invite: Invite) -> InviteAnswer:
+        return InviteAnswer(
+            device_id=invite.device_id,
+            token=invite.token,
+            expires_at=invite.expires_at,
+            controller_url=self._service.settings.controller_url,
+            ca_pem=self._service.ca_pem.decode(),
+        )
+
+
+def _answer(story: DeviceStory) -> DeviceAnswer:
+    device, desired, report = story.device, story.desired, story.device.report
+    return DeviceAnswer(
+        device_id=device.device_id,
+        site=device.site,
+        labels=device.labels,
+        enrolled=device.enrolled,
+        removed=device.removed_at is not None,
+        last_seen_at=device.sighting.at if device.sighting else None,
+        architecture=device.hardware.architecture if device.hardware else None,
+        generation=desired.generation if desired else 0,
+        observed_generation=device.sighting.generation if device.sighting else 0,
+        desired={str(model.model): str(model.release_id) for model in desired.models} if desired else {},
+        slots=_slots(story) if report else [],
+        assignments=_assignments(story) if report else [],
+        explanation=story.explanation,
+    )
+
+
+def _slots(story: DeviceStory) -> list[SlotAnswer]:
+    report = story.device.report
+    return [
+        SlotAnswer(
+            model=slot.model,
+            stable=slot.stable,
+            candidate=slot.candidate,
+            unavailable_reason=slot.unavailable_reason,
+        )
+        for slot in (report.slots if report else ())
+    ]
+
+
+def _assignments(story: DeviceStory) -> list[AssignmentAnswer]:
+    report = story.device.report
+    return [
+        AssignmentAnswer(
+            model=entry.model,
+            release_id=entry.release_id,
+            rollout_id=entry.rollout_id,
+            attempt=entry.attempt,
+            status=entry.status,
+            phase=entry.phase,
+            reason=entry.reason,
+            changed_at=entry.changed_at,
+        )
+        for entry in (report.assignments if report else ())
+    ]
