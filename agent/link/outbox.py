@@ -72,6 +72,7 @@ class Outbox:
         self._clock, self._chance, self._times = clock, chance, times
         self._seq = 0
         self._report: Report | None = None
+        self._revision = 0
         self._sendings: deque[int] = deque(maxlen=_MAX_SENDINGS)
         self._resend_s = times.resend_first_s
         self._heartbeat: Heartbeat | None = None
@@ -81,9 +82,9 @@ class Outbox:
         self._window_due = clock.monotonic() + times.telemetry_window_s
         self._wake = asyncio.Event()
 
-    def report(self, report: Report) -> None:
+    def report(self, report: Report, *, revision: int) -> None:
         """Send this snapshot until it is acknowledged; it replaces the one before it."""
-        self._report = report
+        self._report, self._revision = report, revision
         self._sendings.clear()
         self._send_report_soon()
 
@@ -96,17 +97,17 @@ class Outbox:
         """Take in cumulative measurements; what they add to the ones before goes into the open window."""
         self._window.add(stats, self._clock.now())
 
-    def acknowledged(self, acked: Acked) -> Report | None:
-        """Take in an acknowledgement, and return the report that it confirms, once; None when it confirms none.
+    def acknowledged(self, acked: Acked) -> int | None:
+        """Take in an acknowledgement, and return the revision that it confirms, once; None when it confirms none.
 
         Only the number of a sending of the report that still waits counts, so that an acknowledgement that is late,
         repeated, or of another life of this process, does no harm.
         """
         if acked.boot_id != self._session.boot_id or acked.acked_seq not in self._sendings:
             return None
-        confirmed, self._report = self._report, None
+        self._report = None
         self._sendings.clear()
-        return confirmed
+        return self._revision
 
     def connected(self) -> None:
         """The broker is back: speak now, not at the end of a wait."""
