@@ -1,0 +1,72 @@
+"""What follows from a state and is sent iff it differs from what was sent last: plan, boot file, report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from agent.core.commands import ApplyPlan, PublishReport, RemoveRelease, WriteBootFile
+from agent.core.lifecycle import pulse_problem
+from agent.core.plan import Plan
+from agent.core.reporting import report_of
+from agent.core.retention import removable
+from agent.core.routing import boot_file, content_of
+from agent.core.state import now_of
+
+if TYPE_CHECKING:
+    from agent.core.commands import Draft
+    from agent.core.state import AgentState
+
+
+def derive(draft: Draft, *, before: AgentState) -> None:
+    """Send what differs from what was sent last."""
+    _derive_staleness(draft)
+    if draft.state is before and not (draft.resend_plan or draft.resend_report):
+        return
+    wanted = draft.commands
+    draft.commands = []
+    _derive_plan(draft)
+    draft.commands += wanted
+    for release_id in removable(draft.state):
+        draft.do(RemoveRelease(release_id=release_id))
+        rest = tuple(other for other in draft.state.on_disk if other != release_id)
+        draft.state = replace(draft.state, on_disk=rest)
+    _derive_report(draft)
+
+
+def _derive_staleness(draft: Draft) -> None:
+    state = draft.state
+    expired = state.desired is not None and now_of(state, draft.at) >= state.desired.expires_at
+    stale = expired or bool(pulse_problem(state, draft.at))
+    if stale is not state.stale:
+        draft.state = replace(state, stale=stale, refresh_at=None if stale else state.refresh_at)
+        draft.say("stale" if stale else "fresh")
+
+
+def _derive_plan(draft: Draft) -> None:
+    state = draft.state
+    if state.desired is None and not state.models:
+        # Nothing is known yet, perhaps because the journal was lost: what serving holds is none of our business.
+        return
+    slots, routes = content_of(state)
+    moved = (slots, routes) != (state.plan.slots, state.plan.routes)
+    if not moved and not draft.resend_plan:
+        return
+    plan = Plan(serial=state.plan.serial + 1, slots=slots, routes=routes) if moved else state.plan
+    draft.state = state = replace(state, plan=plan, plan_sent_at=draft.at)
+    # The boot file first: should serving die of the plan, it must find its way back.
+    draft.do(WriteBootFile(boot=boot_file(state)))
+    draft.do(ApplyPlan(plan=plan))
+
+
+def _derive_report(draft: Draft) -> None:
+    report = report_of(draft.state)
+    if report == draft.state.report and not draft.resend_report:
+        return
+    revision = draft.state.report_revision + 1
+    outcomes = tuple(
+        outcome if outcome.revision else replace(outcome, revision=revision) for outcome in draft.state.outcomes
+    )
+    draft.state = replace(draft.state, report=report, report_revision=revision, outcomes=outcomes)
+    draft.do(PublishReport(report=report, revision=revision))

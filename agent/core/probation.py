@@ -1,0 +1,170 @@
+"""Letting a candidate in, watching it, and letting it stay or go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from agent.core import health
+from agent.core.lifecycle import clearance, explain, move
+from agent.core.recovery import interrupted
+from agent.core.reporting import SHOW_EVERY_S
+from agent.core.state import WATCHED, Attempt, ModelState, Phase, Slot, after, due
+from agent.core.transitions import Signal
+from shared.evidence import Verdict
+
+if TYPE_CHECKING:
+    from agent.core.commands import Draft
+    from agent.core.plan import Applied, SlotState, Stats
+    from shared.ids import BootId
+
+LOAD_RETRY_S = 30.0
+"""Before a stable release that serving could not load is looked at again: it may be short of memory, not of bytes."""
+_INCONCLUSIVE = "inconclusive"
+
+
+def activate(draft: Draft, model: ModelState, candidate: Slot, attempt: Attempt) -> ModelState:
+    """Load a staged candidate, if the Pulse lets it."""
+    problem = clearance(draft.state, draft.at, candidate.release.rollout_id)
+    if problem:
+        return replace(model, attempt=explain(draft, attempt, problem))
+    signal = Signal.ACTIVATE_BESIDE if _compared(model, candidate) else Signal.ACTIVATE_ALONE
+    return move(draft, model, signal)
+
+
+def judge_shadow(draft: Draft, model: ModelState, candidate: Slot, attempt: Attempt) -> ModelState:
+    """Act on what the comparison shows; without a verdict stable goes on answering, for ever if need be."""
+    if not _compared(model, candidate):
+        return move(draft, model, Signal.STABLE_LOST)
+    policy = candidate.release.policy
+    judged = health.judge_shadow(policy, health.total(attempt.evidence).paired)
+    if judged.verdict is Verdict.FAIL:
+        return move(draft, model, Signal.VERDICT_FAIL, judged.reason)
+    if judged.verdict is Verdict.PASS:
+        # From here on it answers: that takes as fresh a Pulse as loading it did.
+        problem = clearance(draft.state, draft.at, candidate.release.rollout_id)
+        if problem:
+            return replace(model, attempt=explain(draft, attempt, problem))
+        return move(draft, model, Signal.VERDICT_PASS, judged.reason)
+    overdue = (draft.at - attempt.since).total_seconds() > policy.deadline_s
+    if overdue and not attempt.reason.startswith(_INCONCLUSIVE):
+        reason = f"{_INCONCLUSIVE}: {judged.reason} after {policy.deadline_s:g} s"
+        return replace(model, attempt=explain(draft, attempt, reason))
+    return model
+
+
+def judge_probation(draft: Draft, model: ModelState, candidate: Slot, attempt: Attempt) -> ModelState:
+    """Commit a candidate that stood its time, or take it out at the first failing gate."""
+    judged = health.judge_probation(
+        candidate.release.policy,
+        health.total(attempt.evidence),
+        compared=_compared(model, candidate),
+        watched_s=max((draft.at - attempt.since).total_seconds(), 0.0) if attempt.applied else 0.0,
+        seen=draft.measured and attempt.applied,
+    )
+    if judged.verdict is Verdict.FAIL:
+        return move(draft, model, Signal.VERDICT_FAIL, judged.reason)
+    if judged.verdict is Verdict.PASS:
+        return move(draft, model, Signal.VERDICT_PASS, judged.reason)
+    return model
+
+
+def _compared(model: ModelState, candidate: Slot) -> bool:
+    """Tell whether a committed release answers beside the candidate; the same release is no comparison."""
+    return model.answering is not None and model.answering.release_id != candidate.release_id
+
+
+def notice_life(draft: Draft, boot_id: BootId, tries_left: int | None = None) -> None:
+    """Notice a new life of serving: tell it the plan again, and count it against the candidates of the last one."""
+    known = draft.state.serving_boot_id
+    if known == boot_id:
+        return
+    draft.state = replace(draft.state, serving_boot_id=boot_id)
+    draft.resend_plan = True
+    if known is None:
+        return
+    draft.say(f"serving restarted as {boot_id}")
+    models = tuple(_count_life(draft, model, tries_left) for model in draft.state.models)
+    draft.state = replace(draft.state, models=models)
+
+
+def _count_life(draft: Draft, model: ModelState, tries_left: int | None) -> ModelState:
+    if model.phase not in WATCHED or model.attempt is None:
+        return model
+    count = model.attempt.interruptions + 1
+    if tries_left is not None:
+        # Serving may have died more often than control could see.
+        count = max(count, draft.state.settings.boot_tries - tries_left)
+    return interrupted(draft, model, count)
+
+
+def take_applied(draft: Draft, applied: Applied) -> None:
+    """Take in what serving made of a plan; what it says of an older plan is no longer news."""
+    notice_life(draft, applied.boot_id)
+    if applied.serial != draft.state.plan.serial:
+        return
+    draft.state = replace(draft.state, applied_serial=applied.serial)
+    states = {(slot.model, slot.release_id): slot for slot in applied.slots}
+    models = []
+    for model in draft.state.models:
+        slot = states.get((model.model, model.candidate.release_id)) if model.candidate is not None else None
+        current = _candidate_applied(draft, model, slot) if slot is not None and model.phase in WATCHED else model
+        answering = current.answering
+        held = states.get((model.model, answering.release_id)) if answering is not None else None
+        if answering is not None and held is not None and not held.loaded:
+            current = _committed_not_loaded(draft, current, answering, held.error)
+        models.append(current)
+    draft.state = replace(draft.state, models=tuple(models))
+
+
+def _candidate_applied(draft: Draft, model: ModelState, slot: SlotState) -> ModelState:
+    if not slot.loaded:
+        return move(draft, model, Signal.LOAD_FAILED, f"load_failed: {slot.error}")
+    if model.attempt is None or model.attempt.applied:
+        return model
+    return replace(model, attempt=replace(model.attempt, applied=True, since=draft.at))
+
+
+def _committed_not_loaded(draft: Draft, model: ModelState, slot: Slot, error: str) -> ModelState:
+    """Answer from previous or not at all until the files were looked at again."""
+    draft.say(f"{model.model}: {slot.release_id} not loaded ({error})")
+    if model.stable is not None and slot.release_id == model.stable.release_id:
+        damaged = replace(model.stable, damaged=error or "not_loaded")
+        return replace(model, stable=damaged, mend_at=after(draft.at, LOAD_RETRY_S))
+    return replace(model, previous=None)
+
+
+def take_stats(draft: Draft, stats: Stats) -> None:
+    """Take in cumulative counters."""
+    notice_life(draft, stats.boot_id)
+    draft.measured = True
+    models = tuple(_measure(draft, model, stats) for model in draft.state.models)
+    draft.state = replace(draft.state, models=models)
+
+
+def _measure(draft: Draft, model: ModelState, stats: Stats) -> ModelState:
+    if model.phase not in WATCHED or model.candidate is None or model.attempt is None:
+        return model
+    attempt = model.attempt
+    reading = health.read_counters(stats, model.model, model.candidate.release_id)
+    attempt = replace(attempt, evidence=health.absorb(attempt.evidence, stats.boot_id, reading))
+    if attempt.shown_at is None or due(draft.at, after(attempt.shown_at, SHOW_EVERY_S)):
+        paired = health.total(attempt.evidence).paired
+        attempt = replace(attempt, shown=paired, shown_at=draft.at)
+    return replace(model, attempt=attempt)
+
+
+def drive_watched(draft: Draft, model: ModelState) -> ModelState:
+    """Move a staged or loaded candidate as far as the Pulse and its evidence allow."""
+    if model.candidate is None or model.attempt is None:
+        return model
+    match model.phase:
+        case Phase.STAGED:
+            return activate(draft, model, model.candidate, model.attempt)
+        case Phase.SHADOW:
+            return judge_shadow(draft, model, model.candidate, model.attempt)
+        case Phase.PROBATION:
+            return judge_probation(draft, model, model.candidate, model.attempt)
+        case Phase.IDLE | Phase.DOWNLOADING | Phase.TRIAL:
+            return model

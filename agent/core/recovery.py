@@ -1,0 +1,114 @@
+"""Bringing the journal's state and the disk together when the control process starts.
+
+    found                                   done
+    download was under way                  resumed
+    trial was under way                     counted as an interrupted attempt, repeated, given up after `boot_tries`
+    candidate's files damaged               fetched again, tried again
+    stable's files damaged                  never loaded; previous or nothing answers until it was fetched again
+    previous's files damaged                forgotten: there is nothing to go back to
+    journal lost, boot.json there           its stable slots go on answering until a Desired says more
+    identity changed (enrolled anew)        documents and floors forgotten, slots kept until a Desired says more
+
+A candidate in shadow or probation is not interrupted by this: serving lives on without control, and a new life of
+serving shows in its boot id.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from agent.core.lifecycle import move
+from agent.core.plan import Plan
+from agent.core.state import AgentState, ModelState, Phase, Slot
+from agent.core.transitions import Signal
+
+if TYPE_CHECKING:
+    from agent.core.commands import Draft
+    from agent.core.events import Started
+
+
+def reconcile(draft: Draft, event: Started) -> None:
+    """Take in what a start found."""
+    state = draft.state
+    if state.settings.identity != event.settings.identity:
+        state = _forget_documents(state)
+        draft.say("enrolled anew: documents forgotten")
+    if event.journal_problem:
+        draft.say(event.journal_problem)
+    serial = max(state.plan.serial, event.boot_serial)
+    draft.state = replace(
+        state,
+        settings=event.settings,
+        note=event.journal_problem,
+        on_disk=event.on_disk,
+        plan=Plan(serial=serial, slots=state.plan.slots, routes=state.plan.routes),
+        applied_serial=0,
+        plan_sent_at=None,
+        pulse_received_at=None,
+        refresh_at=None,
+        stats_at=None,
+        models=state.models or _recovered(event.recovered),
+    )
+    draft.resend_plan = True
+    draft.resend_report = True
+    # `move` may record outcomes in the state meanwhile, so models are put back when all are done.
+    models = tuple(_resume(draft, model, event) for model in draft.state.models)
+    draft.state = replace(draft.state, models=models)
+
+
+def _forget_documents(state: AgentState) -> AgentState:
+    """Keep what answers, and nothing that another identity wanted."""
+    slots = tuple(ModelState(model=model.model, stable=model.stable, previous=model.previous) for model in state.models)
+    return AgentState(
+        settings=state.settings,
+        models=tuple(model for model in slots if model.stable is not None),
+        blacklist=state.blacklist,
+        trusted_until=state.trusted_until,
+        verified_at=state.verified_at,
+        plan=state.plan,
+        serving_boot_id=state.serving_boot_id,
+        report_revision=state.report_revision,
+    )
+
+
+def _recovered(slots: tuple[Slot, ...]) -> tuple[ModelState, ...]:
+    models = (ModelState(model=slot.release.model, stable=slot) for slot in slots)
+    return tuple(sorted(models, key=lambda model: model.model))
+
+
+def _resume(draft: Draft, model: ModelState, event: Started) -> ModelState:
+    model = _examine_committed(draft, model, event)
+    if model.candidate is None or model.attempt is None:
+        return model
+    if model.phase is Phase.DOWNLOADING:
+        return replace(model, attempt=replace(model.attempt, retry_at=draft.at))
+    problem = event.damage.get(model.candidate.release_id, "")
+    if problem:
+        return move(draft, model, Signal.DAMAGED, problem)
+    if model.phase is Phase.TRIAL:
+        return interrupted(draft, model, model.attempt.interruptions + 1)
+    return model
+
+
+def interrupted(draft: Draft, model: ModelState, interruptions: int) -> ModelState:
+    """Count lives of trial or serving that ended while they held the candidate, and give up after `boot_tries`."""
+    assert model.attempt is not None  # noqa: S101 - called in phases that hold a candidate
+    counted = replace(model, attempt=replace(model.attempt, interruptions=interruptions, applied=False))
+    if interruptions >= draft.state.settings.boot_tries:
+        return move(draft, counted, Signal.CRASH_LOOP, f"crash_loop: {interruptions} interrupted tries")
+    return move(draft, counted, Signal.INTERRUPTED)
+
+
+def _examine_committed(draft: Draft, model: ModelState, event: Started) -> ModelState:
+    stable, previous = model.stable, model.previous
+    if stable is not None:
+        problem = event.damage.get(stable.release_id, "")
+        model = replace(model, stable=replace(stable, damaged=problem), mend_at=draft.at if problem else None)
+        if problem:
+            draft.say(f"{model.model}: stable damaged ({problem})")
+    if previous is not None and event.damage.get(previous.release_id, ""):
+        model = replace(model, previous=None)
+        draft.say(f"{model.model}: previous damaged and forgotten")
+    return model

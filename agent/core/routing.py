@@ -1,0 +1,79 @@
+"""The plan that follows from a state: which releases serving holds, and who answers. Nothing is decided here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent.core.plan import BootFile, Plan, Route, SlotSpec
+from agent.core.state import WATCHED, ModelState, Phase, Slot, outcome_of
+
+if TYPE_CHECKING:
+    from agent.core.state import AgentState
+
+PlanContent = tuple[tuple[SlotSpec, ...], tuple[Route, ...]]
+
+
+def content_of(state: AgentState, *, with_candidates: bool = True) -> PlanContent:
+    """Return slots and routes of the whole device; without candidates it is what a crash loop falls back to."""
+    slots: list[SlotSpec] = []
+    routes: list[Route] = []
+    for model in state.models:
+        candidate = model.candidate if with_candidates and model.phase in WATCHED else None
+        answering = model.answering
+        if candidate is not None and answering is not None and answering.release_id == candidate.release_id:
+            answering = None
+        slots.extend(_spec(state, slot) for slot in (answering, candidate) if slot is not None)
+        routes.append(_route(state, model, answering, candidate))
+    return tuple(slots), tuple(routes)
+
+
+def boot_file(state: AgentState) -> BootFile:
+    """Return what serving starts from: the plan, its fallback, and how many lives the candidates have left."""
+    slots, routes = content_of(state, with_candidates=False)
+    attempts = [model.attempt for model in state.models if model.attempt is not None and model.phase in WATCHED]
+    used = max((attempt.interruptions for attempt in attempts), default=0)
+    return BootFile(
+        plan=state.plan,
+        fallback=Plan(serial=state.plan.serial, slots=slots, routes=routes),
+        tries_left=max(state.settings.boot_tries - used, 0),
+    )
+
+
+def unavailable_reason(state: AgentState, model: ModelState) -> str:
+    """Return why a model answers 503, or "" when it serves."""
+    if model.answering is not None or model.phase is Phase.PROBATION:
+        return ""
+    if model.stable is not None:
+        return f"damaged: {model.stable.damaged}"
+    if model.phase is not Phase.IDLE:
+        # Without the attempt's own reason: each change of this text is a new plan.
+        return f"no_release_yet: {model.phase}"
+    ended = outcome_of(state, model.wanted) if model.wanted is not None else None
+    return ended.reason if ended is not None else "no_release_yet"
+
+
+def _route(state: AgentState, model: ModelState, answering: Slot | None, candidate: Slot | None) -> Route:
+    stable_id = answering.release_id if answering is not None else None
+    if candidate is None:
+        reason = "" if stable_id is not None else unavailable_reason(state, model) or "no_previous"
+        return Route(model=model.model, primary=stable_id, unavailable_reason=reason)
+    trying = model.phase is Phase.PROBATION
+    return Route(
+        model=model.model,
+        primary=candidate.release_id if trying else stable_id,
+        shadow=stable_id if trying else candidate.release_id,
+        candidate=candidate.release_id if stable_id is not None else None,
+        max_latency_ratio=candidate.release.policy.max_latency_ratio,
+    )
+
+
+def _spec(state: AgentState, slot: Slot) -> SlotSpec:
+    release = slot.release
+    return SlotSpec(
+        model=release.model,
+        release_id=release.release_id,
+        version_number=slot.version_number,
+        folder=f"{state.settings.releases_dir}/{release.release_id}",
+        artifact_sha256=release.artifact.sha256,
+        manifest_sha256=release.manifest.sha256,
+    )

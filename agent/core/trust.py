@@ -1,0 +1,226 @@
+"""What the agent believes: pure checks of documents whose signatures were verified before they came here.
+
+Order of checks of a Desired, each fatal: installation, device, enrolled key, expiry, (epoch, generation) against the
+floor of the director key that sealed it. What it names is then held against the repository by `cross_check` and
+`check_manifest`, so that a stolen director key can only choose among releases made for this hardware.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from agent.core.state import Floor, Identity
+from shared.errors import UntrustedError
+from shared.manifest import artifact_path, manifest_path
+from shared.wire import Desired, DesiredModel, Pulse, TargetRef, body_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from shared.ids import HardwareProfileId, InstallationId, KeyId, Sha256
+    from shared.manifest import ManifestArtifact, ReleaseManifest
+
+CLOCK_SKEW_S = 300.0
+"""A Pulse may be this far ahead of a device's clock: no clock on a network with time service is further off."""
+_FLOORS_KEPT = 8
+
+
+class Order(StrEnum):
+    """How an accepted document relates to the one that the device follows."""
+
+    NEWER = "newer"
+    SAME = "same"
+    """Re-sealed or repeated: only its expiry may have moved."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What the device knows when a document comes."""
+
+    identity: Identity
+    floor: Floor
+    """Of the key that sealed the document."""
+    now: datetime
+    """Never behind what was verified before."""
+    trusted_until: datetime | None = None
+    body_digest: Sha256 | None = None
+    """Of the Desired that the device follows, if the same key sealed that one."""
+
+
+class Target(Protocol):
+    """What the repository vouches for of one file: `agent.delivery.repository.VerifiedTarget`."""
+
+    @property
+    def length_bytes(self) -> int: ...  # noqa: D102 - as TargetRef
+    @property
+    def sha256(self) -> Sha256: ...  # noqa: D102 - as TargetRef
+    @property
+    def release_counter(self) -> int: ...  # noqa: D102 - as DesiredModel
+    @property
+    def profiles(self) -> tuple[HardwareProfileId, ...]: ...  # noqa: D102 - as ManifestArtifact
+
+
+class Director(Protocol):
+    """What the top-level role says of the director: `agent.delivery.repository.DirectorTrust`."""
+
+    @property
+    def min_release_counter(self) -> int: ...  # noqa: D102 - the name says it
+    @property
+    def installation_id(self) -> InstallationId: ...  # noqa: D102 - the name says it
+
+
+class Targets(Protocol):
+    """A verified state of the repository: `agent.delivery.repository.VerifiedTargets`."""
+
+    @property
+    def director(self) -> Director: ...  # noqa: D102 - the name says it
+    @property
+    def files(self) -> Mapping[str, Target]: ...  # noqa: D102 - by path
+
+
+def accept_desired(payload: bytes, known: Known) -> tuple[Desired, Order]:
+    """Read and check an unsealed Desired. Raises UntrustedError, whose message begins with a machine-readable word."""
+    desired = decode_desired(payload)
+    return desired, check_desired(desired, known)
+
+
+def decode_desired(payload: bytes) -> Desired:
+    """Read an unsealed Desired. Raises UntrustedError when it is none."""
+    try:
+        return msgspec.json.decode(payload, type=Desired)
+    except msgspec.DecodeError as exc:
+        raise UntrustedError(f"malformed_desired: {exc}") from exc
+
+
+def check_desired(desired: Desired, known: Known) -> Order:
+    """Check that a Desired is for this device, still holds, and is no older than what its key said before.
+
+    Raises:
+        UntrustedError: `wrong_installation`, `wrong_device`, `wrong_key`, `expired`, `generation_not_newer`,
+            `generation_reused` or `duplicate_model`, with detail after a colon.
+    """
+    identity = known.identity
+    if desired.installation_id != identity.installation_id:
+        raise UntrustedError(f"wrong_installation: {desired.installation_id}")
+    if desired.device_id != identity.device_id:
+        raise UntrustedError(f"wrong_device: {desired.device_id}")
+    if desired.key_fingerprint != identity.key_fingerprint:
+        raise UntrustedError("wrong_key: sealed for another enrolment of this device")
+    if desired.expires_at <= known.now:
+        raise UntrustedError(f"expired: {desired.expires_at.isoformat()}")
+    names = [model.model for model in desired.body.models]
+    if len(set(names)) != len(names):
+        raise UntrustedError("duplicate_model: a model may be listed once")
+    return _order(desired, known)
+
+
+def _order(desired: Desired, known: Known) -> Order:
+    place, floor = (desired.epoch, desired.generation), (known.floor.epoch, known.floor.generation)
+    if place > floor:
+        return Order.NEWER
+    if place < floor:
+        raise UntrustedError(f"generation_not_newer: {place} is below {floor}")
+    if known.body_digest is None:
+        raise UntrustedError(f"generation_not_newer: {place} was replaced under another key")
+    if body_digest(desired.body) != known.body_digest:
+        raise UntrustedError(f"generation_reused: {place} has another body")
+    return Order.SAME
+
+
+def accept_pulse(payload: bytes, known: Known) -> tuple[Pulse, Order]:
+    """Read and check an unsealed Pulse. Raises UntrustedError."""
+    try:
+        pulse = msgspec.json.decode(payload, type=Pulse)
+    except msgspec.DecodeError as exc:
+        raise UntrustedError(f"malformed_pulse: {exc}") from exc
+    return pulse, check_pulse(pulse, known)
+
+
+def check_pulse(pulse: Pulse, known: Known) -> Order:
+    """Check that a Pulse is of this installation, no older than the newest of its key, and not from the future.
+
+    Raises:
+        UntrustedError: `wrong_installation`, `serial_not_newer` or `from_the_future`, with detail after a colon.
+    """
+    if pulse.installation_id != known.identity.installation_id:
+        raise UntrustedError(f"wrong_installation: {pulse.installation_id}")
+    place, floor = (pulse.epoch, pulse.serial), (known.floor.pulse_epoch, known.floor.pulse_serial)
+    if place < floor:
+        raise UntrustedError(f"serial_not_newer: {place} is below {floor}")
+    # A device without a clock of its own learns the time from documents, but never beyond the repository's expiry.
+    horizon = max(known.now, known.trusted_until or known.now) + timedelta(seconds=CLOCK_SKEW_S)
+    if pulse.issued_at > horizon:
+        raise UntrustedError(f"from_the_future: {pulse.issued_at.isoformat()}")
+    return Order.NEWER if place > floor else Order.SAME
+
+
+def proven_time(
+    issued_at: datetime, *, verified_at: datetime | None, trusted_until: datetime | None
+) -> datetime | None:
+    """Return the newest time that is proven once a document of `issued_at` was verified.
+
+    A document moves it no further than the expiry of the newest verified metadata: a stolen director key cannot make
+    a device believe that everything has expired.
+    """
+    if trusted_until is None:
+        return verified_at
+    proven = min(issued_at, trusted_until)
+    return proven if verified_at is None else max(proven, verified_at)
+
+
+def floor_of(floors: tuple[Floor, ...], key_id: KeyId) -> Floor:
+    """Return the floor of a director key; one that was never heard starts at the bottom."""
+    for floor in floors:
+        if floor.key_id == key_id:
+            return floor
+    return Floor(key_id=key_id)
+
+
+def with_floor(floors: tuple[Floor, ...], raised: Floor) -> tuple[Floor, ...]:
+    """Return the floors with one replaced; the longest unused are forgotten, for their keys were replaced long ago."""
+    return (*(floor for floor in floors if floor.key_id != raised.key_id), raised)[-_FLOORS_KEPT:]
+
+
+def cross_check(wanted: DesiredModel, targets: Targets) -> None:
+    """Hold what a Desired names against what the repository vouches for. Raises UntrustedError at any difference."""
+    if wanted.manifest.path != manifest_path(wanted.release_id):
+        raise UntrustedError(f"untrusted: {wanted.manifest.path} is not the manifest of {wanted.release_id}")
+    if wanted.artifact.path != artifact_path(wanted.artifact.sha256):
+        raise UntrustedError(f"untrusted: {wanted.artifact.path} is not where its digest belongs")
+    if wanted.release_counter < targets.director.min_release_counter:
+        lowest = targets.director.min_release_counter
+        raise UntrustedError(f"untrusted: release counter {wanted.release_counter} is below {lowest}")
+    for ref in (wanted.manifest, wanted.artifact):
+        target = _same_file(ref, targets.files)
+        if target.release_counter != wanted.release_counter and ref is wanted.manifest:
+            raise UntrustedError(f"untrusted: {ref.path} has release counter {target.release_counter}")
+        if wanted.profile_id not in target.profiles and ref is wanted.artifact:
+            raise UntrustedError(f"untrusted: {ref.path} is not for hardware {wanted.profile_id}")
+
+
+def _same_file(ref: TargetRef, files: Mapping[str, Target]) -> Target:
+    target = files.get(ref.path)
+    if target is None:
+        raise UntrustedError(f"untrusted: {ref.path} is not in the repository")
+    if (target.length_bytes, target.sha256) != (ref.length_bytes, ref.sha256):
+        raise UntrustedError(f"untrusted: {ref.path} differs between Desired and repository")
+    return target
+
+
+def check_manifest(wanted: DesiredModel, manifest: ReleaseManifest) -> ManifestArtifact:
+    """Return the wanted artifact's entry in the manifest. Raises UntrustedError when the two do not agree."""
+    named = (wanted.release_id, wanted.model, wanted.release_counter)
+    if (manifest.release_id, manifest.model, manifest.release_counter) != named:
+        raise UntrustedError(f"untrusted: the manifest is of {manifest.model} {manifest.release_id}")
+    for artifact in manifest.artifacts:
+        if (artifact.sha256, artifact.length_bytes) == (wanted.artifact.sha256, wanted.artifact.length_bytes):
+            if wanted.profile_id not in artifact.profiles:
+                raise UntrustedError(f"untrusted: the artifact is not for hardware {wanted.profile_id}")
+            return artifact
+    raise UntrustedError(f"untrusted: artifact {wanted.artifact.sha256} is not of this release")
