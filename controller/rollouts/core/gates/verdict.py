@@ -82,9 +82,9 @@ def _no_data(state: RolloutState, wave: WaveState) -> GateResult:
 def _soaking(state: RolloutState, wave: WaveState, at: datetime) -> GateResult:
     until = (wave.settled_at or at) + timedelta(seconds=state.rules.soak_s)
     if at < until:
-        left = (until - at).total_seconds()
+        # A time of day, and no countdown: the sentence is stored, and must not change with every tick.
         return GateResult(
-            verdict=Verdict.CONTINUE, code="soaking", sentence=f"wave {wave.number} soaks for {left:.0f} s more"
+            verdict=Verdict.CONTINUE, code="soaking", sentence=f"wave {wave.number} soaks until {until:%H:%M:%S} UTC"
         )
     tally = wave.tally
     excused = f", {tally.unreachable} not seen" if tally.unreachable else ""

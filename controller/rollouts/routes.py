@@ -1,0 +1,218 @@
+"""The API of rollouts."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from controller.http.endpoint import Body, Call, Endpoint, Page, PageQuery
+from controller.rollouts.spec import RolloutRequest
+from controller.rollouts.views import (
+    AssignmentView,
+    DecisionView,
+    PlanView,
+    RolloutView,
+    assignment_view,
+    decision_view,
+    plan_view,
+    rollout_view,
+)
+from shared.errors import InvalidInputError
+from shared.ids import ReleaseId, RolloutId
+from shared.wire import AssignmentStatus, HaltMode, ProbationPolicy
+
+if TYPE_CHECKING:
+    from controller.rollouts.service import RolloutService
+
+_DEFAULT = ProbationPolicy()
+
+
+class PolicyBody(Body):
+    """What a candidate must show on a device before it is committed."""
+
+    min_pairs: int = Field(default=_DEFAULT.min_pairs, ge=1, le=1_000_000)
+    max_flip_rate: float = Field(default=_DEFAULT.max_flip_rate, gt=0, lt=1)
+    max_latency_ratio: float = Field(default=_DEFAULT.max_latency_ratio, gt=0)
+    alpha: float = Field(default=_DEFAULT.alpha, gt=0, lt=0.5)
+    probation_s: float = Field(default=_DEFAULT.probation_s, ge=0)
+    deadline_s: float = Field(default=_DEFAULT.deadline_s, gt=0)
+
+
+class RolloutBody(Body):
+    """A rollout to plan or to start."""
+
+    release_id: str
+    cohort: str = "all"
+    waves: list[str] = Field(default=["1", "25%", "100%"])
+    soak_s: float = Field(default=60.0, ge=0)
+    on_failure: HaltMode = HaltMode.REVERT
+    policy: PolicyBody = PolicyBody()
+    wave_deadline_s: float = Field(default=86_400.0, gt=0)
+    unreachable_after_s: float = Field(default=600.0, gt=0)
+    override_blacklist: bool = False
+
+    def request(self) -> RolloutRequest:
+        """Return it as the service takes it."""
+        return RolloutRequest(
+            release_id=ReleaseId(self.release_id),
+            cohort=self.cohort,
+            waves=tuple(self.waves),
+            soak_s=self.soak_s,
+            on_failure=self.on_failure,
+            policy=ProbationPolicy(**self.policy.model_dump()),
+            wave_deadline_s=self.wave_deadline_s,
+            unreachable_after_s=self.unreachable_after_s,
+            override_blacklist=self.override_blacklist,
+        )
+
+
+class AbortBody(Body):
+    """How to end a rollout."""
+
+    mode: HaltMode = HaltMode.REVERT
+
+
+class AssignmentQuery(PageQuery):
+    """Which assignments."""
+
+    status: AssignmentStatus | None = None
+
+
+class _Api:
+    def __init__(self, service: RolloutService) -> None:
+        self._service = service
+
+    async def plan(self, call: Call) -> PlanView:
+        return plan_view(await self._service.plan(call.body_as(RolloutBody).request()))
+
+    async def create(self, call: Call) -> RolloutView:
+        return rollout_view(await self._service.create(call.body_as(RolloutBody).request(), actor=call.actor))
+
+    async def page(self, call: Call) -> Page[RolloutView]:
+        query = call.query_as(PageQuery)
+        found = await self._service.page(after=query.after, limit=query.limit)
+        following = found[-1].spec.rollout_id if len(found) == query.limit else None
+        return Page[RolloutView](items=[rollout_view(one) for one in found], next=following)
+
+    async def get(self, call: Call) -> RolloutView:
+        return rollout_view(await self._service.get(_rollout(call)))
+
+    async def assignments(self, call: Call) -> Page[AssignmentView]:
+        query = call.query_as(AssignmentQuery)
+        found = await self._service.assignments(
+            _rollout(call), after=query.after, limit=query.limit, status=query.status
+        )
+        following = found[-1].device_id if len(found) == query.limit else None
+        return Page[AssignmentView](items=[assignment_view(one) for one in found], next=following)
+
+    async def decisions(self, call: Call) -> Page[DecisionView]:
+        query = call.query_as(PageQuery)
+        found = await self._service.decisions(_rollout(call), after=_cursor(query.after), limit=query.limit)
+        following = str(found[-1].id) if len(found) == query.limit else None
+        return Page[DecisionView](items=[decision_view(one) for one in found], next=following)
+
+    async def pause(self, call: Call) -> RolloutView:
+        return rollout_view(await self._service.pause(_rollout(call), actor=call.actor))
+
+    async def resume(self, call: Call) -> RolloutView:
+        return rollout_view(await self._service.resume(_rollout(call), actor=call.actor))
+
+    async def abort(self, call: Call) -> RolloutView:
+        mode = call.body_as(AbortBody).mode
+        return rollout_view(await self._service.abort(_rollout(call), mode, actor=call.actor))
+
+
+def endpoints(service: RolloutService) -> tuple[Endpoint, ...]:
+    """Return the operations on rollouts."""
+    api = _Api(service)
+    return (
+        Endpoint(
+            method="POST",
+            path="/rollouts/plan",
+            summary="Say who would be in which wave and which gates could decide, without starting anything",
+            handler=api.plan,
+            body=RolloutBody,
+            returns=PlanView,
+            errors=(404, 409, 422),
+        ),
+        Endpoint(
+            method="POST",
+            path="/rollouts",
+            summary="Start a rollout",
+            handler=api.create,
+            body=RolloutBody,
+            returns=RolloutView,
+            status=HTTPStatus.CREATED,
+            errors=(404, 409, 422),
+        ),
+        Endpoint(
+            method="GET",
+            path="/rollouts",
+            summary="List rollouts, newest first",
+            handler=api.page,
+            query=PageQuery,
+            returns=Page[RolloutView],
+        ),
+        Endpoint(
+            method="GET",
+            path="/rollouts/{rollout_id}",
+            summary="Show how a rollout stands, and why",
+            handler=api.get,
+            returns=RolloutView,
+            errors=(404,),
+        ),
+        Endpoint(
+            method="GET",
+            path="/rollouts/{rollout_id}/assignments",
+            summary="List the devices of a rollout",
+            handler=api.assignments,
+            query=AssignmentQuery,
+            returns=Page[AssignmentView],
+            errors=(404,),
+        ),
+        Endpoint(
+            method="GET",
+            path="/rollouts/{rollout_id}/decisions",
+            summary="List what was decided, and why",
+            handler=api.decisions,
+            query=PageQuery,
+            returns=Page[DecisionView],
+            errors=(404,),
+        ),
+        _asking(api, "pause", "Hold a rollout: nothing more is told to devices"),
+        _asking(api, "resume", "Let a rollout go on, or accept an inconclusive wave"),
+        Endpoint(
+            method="POST",
+            path="/rollouts/{rollout_id}/abort",
+            summary="End a rollout for ever; `revert` takes it back from all its devices",
+            handler=api.abort,
+            body=AbortBody,
+            returns=RolloutView,
+            errors=(404, 409, 422),
+        ),
+    )
+
+
+def _asking(api: _Api, verb: Literal["pause", "resume"], summary: str) -> Endpoint:
+    return Endpoint(
+        method="POST",
+        path=f"/rollouts/{{rollout_id}}/{verb}",
+        summary=summary,
+        handler=api.pause if verb == "pause" else api.resume,
+        returns=RolloutView,
+        errors=(404, 409),
+    )
+
+
+def _rollout(call: Call) -> RolloutId:
+    return RolloutId(call.path["rollout_id"])
+
+
+def _cursor(after: str | None) -> int:
+    if after is None:
+        return 0
+    if not after.isdecimal():
+        raise InvalidInputError(field="after", problem=f"{after!r} is no cursor", remedy="use `next` of the last page")
+    return int(after)
