@@ -55,7 +55,8 @@ async def devices(session: AsyncSession, ids: Sequence[DeviceId]) -> dict[Device
         .where(col(DeviceRow.device_id).in_(ids))
     )
     labels = await _labels(session, ids)
-    rows = (await session.execute(statement)).all()
+    # As the database has them now: bulk statements pass by what the session remembers.
+    rows = (await session.execute(statement, execution_options={"populate_existing": True})).all()
     return {DeviceId(row.device_id): _device(row, labels[row.device_id], seen, said) for row, seen, said in rows}
 
 
@@ -76,7 +77,7 @@ async def facts(session: AsyncSession, ids: Sequence[DeviceId]) -> list[DeviceFa
             hardware=row.hardware,
             last_seen_at=seen_at,
         )
-        for row, seen_at in (await session.execute(statement)).all()
+        for row, seen_at in (await session.execute(statement, execution_options={"populate_existing": True})).all()
     ]
 
 

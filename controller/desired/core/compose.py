@@ -1,0 +1,65 @@
+"""What a device should run, composed from one wish per model; and whether that is anything new."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shared.wire import DesiredBody, DesiredModel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from controller.facts import SetRelease
+    from shared.ids import ModelName
+
+Wishes = dict["ModelName", "Wish"]
+"""By model: all that is wished of one device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """One model's release, as one device should run it."""
+
+    entry: DesiredModel
+    override_blacklist: bool = False
+
+
+def apply(wishes: Mapping[ModelName, Wish], intents: Iterable[SetRelease]) -> Wishes:
+    """Return the wishes after intents, in their order; models that nobody names stay as they are.
+
+    Raises:
+        ValueError: an intent names a release, but not which file of it.
+    """
+    after = dict(wishes)
+    for intent in intents:
+        if intent.release_id is None:
+            after.pop(intent.model, None)
+        else:
+            after[intent.model] = _wish(intent)
+    return after
+
+
+def compose(wishes: Mapping[ModelName, Wish]) -> DesiredBody:
+    """Return the body: models by name and overrides by digest, so that equal wishes have equal digests."""
+    ordered = [wishes[model] for model in sorted(wishes)]
+    overrides = {wish.entry.artifact.sha256 for wish in ordered if wish.override_blacklist}
+    return DesiredBody(models=tuple(wish.entry for wish in ordered), blacklist_overrides=tuple(sorted(overrides)))
+
+
+def _wish(intent: SetRelease) -> Wish:
+    if intent.release_id is None or intent.choice is None:
+        raise ValueError(f"{intent.device_id} should run {intent.model} {intent.release_id}, but no artifact is named")
+    choice = intent.choice
+    entry = DesiredModel(
+        model=intent.model,
+        release_id=intent.release_id,
+        rollout_id=intent.rollout_id,
+        attempt=intent.attempt,
+        manifest=choice.manifest,
+        artifact=choice.artifact,
+        profile_id=choice.profile_id,
+        release_counter=choice.release_counter,
+        policy=intent.policy,
+    )
+    return Wish(entry=entry, override_blacklist=intent.override_blacklist)

@@ -1,0 +1,231 @@
+"""The only writer of generations: composes what each device should run, seals it, and notices who is behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import structlog
+
+from controller.desired import store
+from controller.desired.core.compose import Wishes, apply, compose
+from controller.desired.core.document import Document, Standing, standing
+from controller.facts import DesiredFacts
+from shared.ids import Epoch, Generation, ReleaseId
+from shared.wire import Desired, body_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from controller.db.engine import Database
+    from controller.db.unit_of_work import UnitOfWork
+    from controller.desired.ports import Identities, Sealer
+    from controller.facts import SeenHeartbeat, SetRelease
+    from shared.ids import DeviceId, InstallationId, ModelName, Sha256
+
+log = structlog.get_logger(__name__)
+
+_FIRST = Generation(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredTimes:
+    """How long documents live, and how patient their sender is."""
+
+    lifetime: timedelta = timedelta(days=14)
+    """A device that was away for longer installs nothing until it has a fresh document; sealed again at half of it."""
+    patience: timedelta = timedelta(seconds=60)
+    """A device that is behind is told again after this long, not with each of its heartbeats."""
+
+
+class DesiredService:
+    """Works in the caller's transaction; `changed` is set after a commit that left something to publish."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        sealer: Sealer,
+        identities: Identities,
+        installation_id: InstallationId,
+        times: DesiredTimes | None = None,
+    ) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._identities = identities
+        self._installation_id = installation_id
+        self._times = times or DesiredTimes()
+        self.changed = asyncio.Event()
+        self.changed.set()
+
+    async def set_releases(self, uow: UnitOfWork, intents: Sequence[SetRelease]) -> None:
+        """Take over intents, in their order; a device whose body thereby differs gets its next generation.
+
+        Raises:
+            ValueError: an intent that names a release without a file of it, or a document too large to send.
+        """
+        by_device: defaultdict[DeviceId, list[SetRelease]] = defaultdict(list)
+        for intent in intents:
+            by_device[intent.device_id].append(intent)
+        before = await store.wishes(uow.session, list(by_device))
+        after = {device: apply(before[device], wanted) for device, wanted in by_device.items()}
+        await store.write_wishes(uow.session, before, after)
+        await self._write_documents(uow, after)
+
+    async def current(
+        self, uow: UnitOfWork, ids: Sequence[DeviceId], model: ModelName
+    ) -> dict[DeviceId, ReleaseId | None]:
+        """Return what each of these devices should run of a model; None for none."""
+        known = await store.current(uow.session, ids, model)
+        return {device: known.get(device) for device in ids}
+
+    async def show(self, uow: UnitOfWork, ids: Sequence[DeviceId]) -> dict[DeviceId, DesiredFacts]:
+        """Return what devices should run, for people; devices of which nothing was ever desired are absent."""
+        documents = await store.documents(uow.session, ids)
+        wishes = await store.wishes(uow.session, ids)
+        return {
+            device: DesiredFacts(
+                device_id=device,
+                epoch=document.epoch,
+                generation=document.generation,
+                body_digest=document.body_digest,
+                models=compose(wishes[device]).models,
+                published=document.published,
+            )
+            for device, document in documents.items()
+        }
+
+    async def in_use(self, uow: UnitOfWork, release_id: ReleaseId) -> str:
+        """Return by how many devices a release is used, in words; empty when by none."""
+        count = await store.devices_of(uow.session, release_id)
+        return f"desired of {count} device{'' if count == 1 else 's'}" if count else ""
+
+    async def identity_changed(self, uow: UnitOfWork, device: DeviceId) -> None:
+        """Seal what is desired of a device for the key that speaks for it now."""
+        await self._reseal(uow, [device])
+
+    async def clear(self, uow: UnitOfWork, device: DeviceId) -> None:
+        """Desire nothing of a device any more, and have its topic emptied; the generation is kept for a successor."""
+        before = await store.wishes(uow.session, [device])
+        await store.write_wishes(uow.session, before, {device: {}})
+        document = (await store.documents(uow.session, [device])).get(device)
+        if document is not None:
+            digest = body_digest(compose({}))
+            generation = Generation(document.generation + 1)
+            emptied = replace(document, generation=generation, body_digest=digest, sealed=b"", published=False)
+            await store.write_documents(uow.session, [emptied])
+            uow.after_commit(self.changed.set)
+
+    async def sealed_for(self, device: DeviceId) -> bytes | None:
+        """Return the sealed document of a device, or None when nothing was ever desired of it."""
+        async with self._database.unit_of_work(read_only=True) as uow:
+            document = (await store.documents(uow.session, [device])).get(device)
+        return document.sealed or None if document else None
+
+    async def observed(self, uow: UnitOfWork, heartbeats: Sequence[SeenHeartbeat]) -> None:
+        """Have documents published again to the devices whose heartbeats show that they missed them."""
+        documents = await store.documents(uow.session, [seen.device_id for seen in heartbeats])
+        behind: list[DeviceId] = []
+        for seen in heartbeats:
+            document = documents.get(seen.device_id)
+            if document is None or not document.sealed:
+                continue
+            where = standing(document, seen.heartbeat, now=seen.received_at, patience=self._times.patience)
+            if where is Standing.BEHIND:
+                behind.append(seen.device_id)
+            elif where is Standing.AHEAD:
+                log.warning("database_older_than_fleet", device_id=seen.device_id, remedy="raise the epoch")
+        if behind:
+            await store.mark_unpublished(uow.session, behind)
+            uow.after_commit(self.changed.set)
+
+    async def reseal_due(self, limit: int = 200) -> int:
+        """Seal again what has used half its lifetime or is of an earlier epoch; return how many were, up to `limit`."""
+        async with self._database.unit_of_work() as uow:
+            before = uow.clock.now() + self._times.lifetime / 2
+            epoch = await store.epoch(uow.session)
+            due = await store.to_reseal(uow.session, before=before, epoch=epoch, limit=limit)
+            await self._reseal(uow, due)
+        return len(due)
+
+    async def raise_epoch(self, uow: UnitOfWork) -> Epoch:
+        """Begin a new incarnation, after recovery from a backup: what is sealed from now on counts as newer."""
+        epoch = await store.raise_epoch(uow.session)
+        uow.audit("epoch_raised", "installation", {"epoch": epoch})
+        return epoch
+
+    async def _write_documents(self, uow: UnitOfWork, wishes: Mapping[DeviceId, Wishes]) -> None:
+        known = await store.documents(uow.session, list(wishes))
+        digests = {device: body_digest(compose(wished)) for device, wished in wishes.items()}
+        moved = [d for d in wishes if d not in known or known[d].body_digest != digests[d] or known[d].sealed == b""]
+        generations = {
+            device: Generation((known[device].generation if device in known else _FIRST) + 1) for device in moved
+        }
+        await self._seal(uow, {device: wishes[device] for device in moved}, generations, known)
+
+    async def _reseal(self, uow: UnitOfWork, ids: Sequence[DeviceId]) -> None:
+        """Move issued_at, expires_at, key and epoch; what the device should run, and its generation, stay."""
+        known = await store.documents(uow.session, ids)
+        wishes = await store.wishes(uow.session, ids)
+        generations = {device: document.generation for device, document in known.items() if document.sealed != b""}
+        await self._seal(uow, {device: wishes[device] for device in generations}, generations, known)
+
+    async def _seal(
+        self,
+        uow: UnitOfWork,
+        wishes: Mapping[DeviceId, Wishes],
+        generations: Mapping[DeviceId, Generation],
+        known: Mapping[DeviceId, Document],
+    ) -> None:
+        if not wishes:
+            return
+        prints = await self._identities.fingerprints(uow, list(wishes))
+        epoch, now = await store.epoch(uow.session), uow.clock.now()
+        sealed = [
+            self._document(device, wished, prints.get(device), epoch=epoch, generation=generations[device], now=now)
+            for device, wished in wishes.items()
+        ]
+        told = {device: document.published_at for device, document in known.items()}
+        await store.write_documents(uow.session, [replace(d, published_at=told.get(d.device_id)) for d in sealed])
+        uow.after_commit(self.changed.set)
+
+    def _document(
+        self,
+        device: DeviceId,
+        wished: Wishes,
+        fingerprint: Sha256 | None,
+        *,
+        epoch: Epoch,
+        generation: Generation,
+        now: datetime,
+    ) -> Document:
+        body = compose(wished)
+        expires_at = now + self._times.lifetime
+        sealed = None
+        if fingerprint is not None:
+            document = Desired(
+                installation_id=self._installation_id,
+                device_id=device,
+                key_fingerprint=fingerprint,
+                epoch=epoch,
+                generation=generation,
+                body=body,
+                issued_at=now,
+                expires_at=expires_at,
+            )
+            sealed = self._sealer.desired(document)
+        return Document(
+            device_id=device,
+            epoch=epoch,
+            generation=generation,
+            body_digest=body_digest(body),
+            sealed=sealed,
+            issued_at=now,
+            expires_at=expires_at,
+            published=False,
+            published_at=None,
+        )
