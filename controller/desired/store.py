@@ -213,7 +213,7 @@ async def devices_of(session: AsyncSession, release: ReleaseId) -> int:
     return (await session.execute(statement)).scalar_one()
 
 
-async def _rows(session: AsyncSession, statement: sa.Select[tuple[T]]) -> Sequence[T]:
+async def _rows(session: AsyncSession, statement: sa.Select[T]) -> Sequence[T]:
     """Read rows as the database has them now: bulk statements pass by what the session remembers."""
     return (await session.execute(statement, execution_options={"populate_existing": True})).scalars().all()
 
