@@ -276,7 +276,6 @@ async def test_child_that_cannot_start_is_told_with_its_words(settings: Reposito
 
 
 async def test_disk_full_under_metadata_is_storage_full(settings: RepositorySettings) -> None:
-    # Large enough for the root, too small for the snapshot.
-    with file_size_limit(8 * 1024), pytest.raises(StorageFullError):
+    with file_size_limit(1024), pytest.raises(StorageFullError):
         await refresh(settings, [PATH])
     assert PATH in (await refresh(settings, [PATH])).files

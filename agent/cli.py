@@ -1,0 +1,167 @@
+"""`litefleet-agent`: enrol a device, run it, look at it, and serve one file for development."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shared.errors import LitefleetError, RetryableError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_TRY_AGAIN = 75
+"""EX_TEMPFAIL of sysexits.h: the same command may succeed later."""
+
+_CONFIG_NAME = "agent.toml"
+_EXIT_CODES = f"exit codes: {EXIT_OK} done, {EXIT_FAILED} refused, 2 wrong usage, {EXIT_TRY_AGAIN} try again later"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line asks; returns the exit code. Errors go to stderr in one line."""
+    asked = _parser().parse_args(arguments)
+    try:
+        return _do(asked)
+    except RetryableError as exc:
+        return _complain(f"{exc}; try again in {exc.retry_after_s:.0f} s", EXIT_TRY_AGAIN)
+    except LitefleetError as exc:
+        return _complain(str(exc), EXIT_FAILED)
+    except KeyboardInterrupt:
+        return _complain("interrupted", EXIT_FAILED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="litefleet-agent",
+        description="The litefleet device daemon: receives signed models and serves them.",
+        epilog=_EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=f"litefleet-agent {metadata.version('litefleet')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    enrol = commands.add_parser(
+        "enrol",
+        help="make this machine a device of an installation",
+        description="Make a key on this machine, have the controller certify it, and write the identity. "
+        "May be repeated until it succeeds.",
+        epilog=_EXIT_CODES,
+    )
+    enrol.add_argument("--invite", type=Path, required=True, metavar="FILE", help="JSON that the operator handed over")
+    enrol.add_argument("--state", type=Path, required=True, metavar="DIR", help="folder of all that the agent keeps")
+
+    run = commands.add_parser("run", help="run the agent in the foreground", description="Run the agent until SIGTERM.")
+    run.add_argument("--config", type=Path, required=True, metavar="FILE", help=f"settings, e.g. DIR/{_CONFIG_NAME}")
+
+    serve = commands.add_parser(
+        "serve",
+        help="serve a local .tflite file on loopback, unverified, for development",
+        description="Serve a local file on loopback without a controller. Nothing about the file is verified.",
+    )
+    serve.add_argument("file", type=Path, metavar="FILE.tflite", help="the model")
+    serve.add_argument("--name", required=True, help="what callers call the model: a-z, 0-9 and -")
+    serve.add_argument(
+        "--http-port", type=_port, default=8080, metavar="N", help="loopback port (%(default)s); 0 = any"
+    )
+
+    status = commands.add_parser("status", help="show who this device is and what it holds")
+    status.add_argument("--state", type=Path, required=True, metavar="DIR", help="the agent's state folder")
+    status.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form (%(default)s)")
+    return parser
+
+
+def _port(text: str) -> int:
+    highest = 65_535
+    if not text.isdigit() or int(text) > highest:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: 0 to {highest}")
+    return int(text)
+
+
+def _do(asked: argparse.Namespace) -> int:
+    match asked.command:
+        case "enrol":
+            return _enrol(asked.invite, asked.state.absolute())
+        case "run":
+            return _run(asked.config)
+        case "serve":
+            return _serve(asked.file, asked.name, asked.http_port)
+        case _:
+            return _status(asked.state.absolute(), as_json=asked.output == "json")
+
+
+def _enrol(invite_path: Path, state_dir: Path) -> int:
+    from agent.link.enrol import enrol, read_invite
+    from agent.link.hardware import this_hardware
+
+    identity = asyncio.run(enrol(read_invite(invite_path), state_dir=state_dir, hardware=this_hardware()))
+    config = _write_config(state_dir)
+    _say(f"enrolled as {identity.device_id} at site {identity.site}, installation {identity.installation_id}")
+    _say(f"the invite is spent; remove {invite_path}")
+    _say(f"next: litefleet-agent run --config {config}")
+    return EXIT_OK
+
+
+def _write_config(state_dir: Path) -> Path:
+    """Write settings to begin with, unless an operator has written some, and return where they are."""
+    path = state_dir / _CONFIG_NAME
+    # A JSON string is a TOML basic string too.
+    text = (
+        "# Settings of this device; every other one has a default, and an unknown one is refused.\n"
+        f"state_dir = {json.dumps(str(state_dir))}\n"
+    )
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        pass
+    return path
+
+
+def _run(config: Path) -> int:
+    """Become the supervisor: the same process, so that whoever started this command signals the right one."""
+    from agent.config import load
+
+    # Before the supervisor starts over and over what can never start.
+    load(config, os.environ)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "agent", "--config", str(config)])  # noqa: S606 - no shell is wanted
+
+
+def _serve(file: Path, name: str, http_port: int) -> int:
+    from agent.serving.local import serve_file
+
+    serve_file(file, name=name, http_port=http_port)
+    return EXIT_OK
+
+
+def _status(state_dir: Path, *, as_json: bool) -> int:
+    from agent.status import device_status, render_text
+
+    status = device_status(state_dir)
+    if as_json:
+        import msgspec
+
+        _say(msgspec.json.format(msgspec.json.encode(status)).decode())
+    else:
+        _say(render_text(status))
+    return EXIT_OK
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stderr.write(f"litefleet-agent: {message}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Windows that add up to exactly what happened."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.core.plan import SeriesStats, Stats
+from agent.link.telemetry import TelemetryWindow
+from shared.ids import BootId, ModelName, ReleaseId
+from shared.sketches import Sketch
+
+if TYPE_CHECKING:
+    from shared.wire import Telemetry
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+MODEL = ModelName("digits")
+
+
+def at(second: float) -> datetime:
+    return START + timedelta(seconds=second)
+
+
+def stats(boot: str, requests: dict[str, int]) -> Stats:
+    return Stats(
+        boot_id=BootId(boot),
+        series=tuple(
+            SeriesStats(
+                model=MODEL,
+                release_id=ReleaseId(release),
+                counts={"requests": count},
+                sketches={"latency_ms": sketch_of(count)},
+            )
+            for release, count in requests.items()
+        ),
+    )
+
+
+def sketch_of(count: int) -> Sketch:
+    sketch = Sketch()
+    for value in range(count):
+        sketch.add(float(value + 1))
+    return sketch
+
+
+def requests_in(window: Telemetry | None) -> dict[str, int]:
+    return {} if window is None else {series.release_id: series.counts["requests"] for series in window.series}
+
+
+def test_window_holds_what_was_added_since_the_one_before() -> None:
+    window = TelemetryWindow()
+    window.add(stats("a", {"r1": 10}), at(0))
+    first = window.close(at(60))
+    window.add(stats("a", {"r1": 25}), at(61))
+    window.add(stats("a", {"r1": 30}), at(90))
+    second = window.close(at(120))
+    assert first is not None
+    assert second is not None
+    assert (requests_in(first), requests_in(second)) == ({"r1": 10}, {"r1": 20})
+    assert (second.window_start, second.window_s) == (at(60), 60.0)
+    assert second.series[0].sketches["latency_ms"].count == 20
+
+
+def test_window_without_anything_new_is_none() -> None:
+    window = TelemetryWindow()
+    assert window.close(at(0)) is None
+    window.add(stats("a", {"r1": 10}), at(1))
+    window.close(at(60))
+    window.add(stats("a", {"r1": 10}), at(61))
+    assert window.close(at(120)) is None
+
+
+def test_window_over_a_serving_restart_counts_both_lives() -> None:
+    window = TelemetryWindow()
+    window.add(stats("a", {"r1": 10}), at(0))
+    window.close(at(60))
+    window.add(stats("a", {"r1": 15}), at(61))
+    window.add(stats("b", {"r1": 3}), at(62))
+    assert requests_in(window.close(at(120))) == {"r1": 8}
+
+
+def test_window_of_a_release_that_came_back_starts_from_zero() -> None:
+    window = TelemetryWindow()
+    window.add(stats("a", {"r1": 10, "r2": 1}), at(0))
+    window.add(stats("a", {"r2": 2}), at(1))
+    window.add(stats("a", {"r1": 4, "r2": 2}), at(2))
+    assert requests_in(window.close(at(60))) == {"r1": 14, "r2": 2}
+
+
+def test_window_never_changes_the_measurements_it_was_given() -> None:
+    window = TelemetryWindow()
+    given_stats = stats("a", {"r1": 10})
+    window.add(given_stats, at(0))
+    window.add(stats("a", {"r1": 20}), at(1))
+    assert given_stats == stats("a", {"r1": 10})
+
+
+LIFE = st.lists(st.integers(min_value=0, max_value=5), max_size=12)
+
+
+@given(st.lists(LIFE, min_size=1, max_size=4), st.sets(st.integers(min_value=0, max_value=50)))
+def test_windows_cut_anywhere_add_up(lives: list[list[int]], cuts: set[int]) -> None:
+    window, told, step = TelemetryWindow(), 0, 0
+    for number, increments in enumerate(lives):
+        total = 0
+        for increment in increments:
+            total += increment
+            window.add(stats(f"boot-{number}", {"r1": total}), at(step))
+            if step in cuts:
+                told += requests_in(window.close(at(step))).get("r1", 0)
+            step += 1
+    told += requests_in(window.close(at(step))).get("r1", 0)
+    assert told == sum(sum(increments) for increments in lives)
