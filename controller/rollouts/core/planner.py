@@ -92,8 +92,9 @@ def decide(state: RolloutState, event: Event) -> Decision:
 
 
 def in_flight_cap(state: RolloutState) -> int:
-    """Return how many devices may be on their way at once."""
-    return FREE_IN_FLIGHT + IN_FLIGHT_PER_GOOD * state.total.succeeded
+    """Return how many devices may be on their way at once; one that failed is not replaced by another."""
+    total = state.total
+    return FREE_IN_FLIGHT + IN_FLIGHT_PER_GOOD * total.succeeded - total.failed
 
 
 def worth_telling(before: RolloutState, decision: Decision) -> bool:
