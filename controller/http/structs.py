@@ -58,7 +58,7 @@ def _unknown(given: object, understood: object, path: str) -> str | None:
             found = _unknown(value, understood[key], f"{path}.{key}")
             if found is not None:
                 return found
-    if isinstance(given, list) and isinstance(understood, list):
+    if isinstance(given, list) and isinstance(understood, list | tuple):
         for index, (left, right) in enumerate(zip(given, understood, strict=False)):
             found = _unknown(left, right, f"{path}[{index}]")
             if found is not None:
