@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _FLOOR = {Scheme.FLOAT32: 1e-3, Scheme.FLOAT16: 1e-2, Scheme.DYNAMIC_INT8: 0.05, Scheme.FULL_INT8: 0.05}
 """Least tolerance, as a share of the largest answer. Float kernels sum in other orders (1e-6 measured); ARM may compute
-float16 in halves (11 bits a step); int8 answers come in steps of 1/256 of the range, kernels measured 2 steps apart, and
-deeper networks round more often. Garbage, which the check is there for, is off by the whole range."""
+float16 in halves (11 bits a step); int8 answers come in steps of 1/256 of the range, kernels measured 2 steps apart,
+and deeper networks round more often. Garbage, which the check is there for, is off by the whole range."""
 _TINY = float(np.finfo(np.float32).tiny)
 _SPREAD_FACTOR = 4
 """Kernels not tried here may disagree more than those that were."""

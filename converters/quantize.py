@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from converters.failures import SchemeFailedError, UnsupportedOperatorError
 from shared.manifest import Scheme
@@ -36,7 +37,6 @@ def to_tflite(model: KerasModel, scheme: Scheme, calibration: Sequence[Tensor]) 
         SchemeFailedError: this scheme cannot be made of this model.
     """
     import tensorflow as tf
-    from tensorflow.lite.python.convert_phase import ConverterError
 
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     if scheme is not Scheme.FLOAT32:
@@ -44,13 +44,29 @@ def to_tflite(model: KerasModel, scheme: Scheme, calibration: Sequence[Tensor]) 
     if scheme is Scheme.FLOAT16:
         converter.target_spec.supported_types = [tf.float16]
     if scheme is Scheme.FULL_INT8:
+        _check_calibratable(tf.lite.TFLiteConverter.from_keras_model(model))
         converter.representative_dataset = lambda: _calibration(calibration)
         # No float operator as a way out: what cannot be int8 must be said, not hidden.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    return _converted(converter)
+
+
+def _converted(converter: Any) -> bytes:  # noqa: ANN401 - a TFLiteConverter; TensorFlow ships no types
+    from tensorflow.lite.python.convert_phase import ConverterError
+
     try:
         return bytes(converter.convert())
     except (ConverterError, RuntimeError, ValueError) as exc:
         raise _failure(str(exc)) from exc
+
+
+def _check_calibratable(converter: Any) -> None:  # noqa: ANN401 - a TFLiteConverter; TensorFlow ships no types
+    # TensorFlow's calibrator ends the whole process with a segmentation fault on a graph with loops or branches.
+    graphs = schema.Model.GetRootAs(_converted(converter)).SubgraphsLength()
+    if graphs > 1:
+        raise SchemeFailedError(
+            "its graph has loops or branches, which cannot be calibrated: recurrent layers take unroll=True"
+        )
 
 
 def _calibration(items: Sequence[Tensor]) -> Iterator[list[Tensor]]:
