@@ -267,12 +267,18 @@ async def test_tls_promised_and_not_given_is_refused() -> None:
         )
 
 
-@pytest.mark.parametrize(("password", "taken"), [("secret", True), ("guess", False)])
-async def test_password_on_loopback_decides(tmp_path: Path, password: str, taken: bool) -> None:
-    users = tmp_path / "users"
+def users_file(folder: Path) -> Path:
+    """Write a file of users that knows `dev-1` by `secret`."""
+    users = folder / "users"
     users.touch(0o700)
     program = find_program("mosquitto_passwd")
     subprocess.run([program, "-b", users, "dev-1", "secret"], check=True, capture_output=True, timeout=ANSWER_S)
+    return users
+
+
+@pytest.mark.parametrize(("password", "taken"), [("secret", True), ("guess", False)])
+async def test_password_on_loopback_decides(tmp_path: Path, password: str, taken: bool) -> None:
+    users = users_file(tmp_path)
     with Mosquitto(f"allow_anonymous false\npassword_file {users}\n") as broker:
         async with running(plain(broker), DeviceId("dev-1"), PlainLogin(password=password)) as (_, ear):
             await wait_until_async(lambda: ear.events)
