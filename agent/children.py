@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -93,4 +94,6 @@ class Child:
     def send(self, number: signal.Signals) -> None:
         """Signal it if it runs."""
         if self.pidfd >= 0:
-            signal.pidfd_send_signal(self.pidfd, number)
+            # An adopted process may have ended, and been reaped by another, since we looked.
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, number)

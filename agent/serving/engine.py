@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -12,21 +11,20 @@ import structlog
 
 from agent.core.plan import Applied, Plan, SlotState
 from agent.serving import routing
-from agent.serving.errors import InferenceTimeoutError
+from agent.serving.errors import InferenceTimeoutError, ModelUnavailableError
 from agent.serving.exchange import LiveRoute, Reply
 from agent.serving.instance import Instance
-from agent.serving.loading import load_slot, open_litert
 from agent.serving.recorder import Recorder
 from agent.serving.workers import SHADOW_QUEUE_LENGTH
 from shared.errors import LitefleetError, ModelFailedError, NotFoundError, PipelineError, RetryableError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from agent.core.plan import SlotSpec, Stats
     from agent.serving.comparison import PairTally
     from agent.serving.exchange import Ask
-    from agent.serving.loading import LoadedModel, OpenInterpreter
+    from agent.serving.loading import LoadedModel
     from agent.serving.requests import Outcome, Request
     from shared.ids import BootId, ModelName, ReleaseId, Sha256
 
@@ -45,10 +43,9 @@ _log = structlog.get_logger(__name__)
 class Engine:
     """The loaded releases and their routes. All methods belong to the event loop."""
 
-    def __init__(
-        self, *, boot_id: BootId, open_interpreter: OpenInterpreter = open_litert, cores: int | None = None
-    ) -> None:
-        self._open, self._cores = open_interpreter, cores or os.cpu_count() or 1
+    def __init__(self, *, boot_id: BootId, load: Callable[[SlotSpec], LoadedModel]) -> None:
+        """Start empty. `load` is called in a thread, and raises a LitefleetError for a slot that cannot be loaded."""
+        self._load_slot = load
         self._instances: dict[tuple[ReleaseId, Sha256], Instance] = {}
         self._routes: Mapping[ModelName, LiveRoute] = {}
         self._draining: list[Instance] = []
@@ -63,6 +60,15 @@ class Engine:
     def routes(self) -> Mapping[ModelName, LiveRoute]:
         """Every model of the plan. Replaced as a whole, never changed."""
         return self._routes
+
+    def route(self, model: ModelName) -> LiveRoute:
+        """Return a model's route. Raises NotFoundError, or ModelUnavailableError while no plan has come."""
+        route = self._routes.get(model)
+        if route is not None:
+            return route
+        if self.serial < 0:
+            raise ModelUnavailableError(model=model, why="starting: no plan yet")
+        raise NotFoundError(kind="model", name=model)
 
     def holds(self, slot: SlotSpec) -> bool:
         """Whether this very release and file is loaded."""
@@ -107,9 +113,7 @@ class Engine:
             PipelineError: the request does not fit the model; ModelFailedError: the model broke.
             RetryableError: the queue is full, or the model took too long.
         """
-        route = self._routes.get(ask.model)
-        if route is None:
-            raise NotFoundError(kind="model", name=ask.model)
+        route = self.route(ask.model)
         instance = route.pick(ask.version)
         stable = route.shadow if instance is route.candidate and instance is route.primary else None
         series = self.recorder.series(ask.model, instance.slot.release_id)
@@ -169,7 +173,7 @@ class Engine:
 
     def _load_blocking(self, slot: SlotSpec) -> LoadedModel:
         try:
-            return load_slot(slot, cores=self._cores, open_interpreter=self._open)
+            return self._load_slot(slot)
         except LitefleetError:
             raise
         except Exception as exc:  # a broken file must cost its own slot, not the plan

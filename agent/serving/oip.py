@@ -114,6 +114,7 @@ class _Protocol:
     async def _infer(self, request: web.Request) -> web.StreamResponse:
         if "Inference-Header-Content-Length" in request.headers:
             return _problem(HTTPStatus.BAD_REQUEST, "invalid_input", "binary tensors are not supported: send JSON")
+        self._route(request)  # an unknown model is told before its tensors are judged
         data = await _body(request)
         received_s = time.monotonic()
         body, parsed = tensors.read_body(data)
@@ -130,6 +131,7 @@ class _Protocol:
         if request.content_type not in _IMAGE_TYPES:
             problem = f"classify takes one image, not {request.content_type}: send Content-Type image/jpeg or image/png"
             return _problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "invalid_input", problem)
+        self._route(request)
         data = await _body(request)
         received_s = time.monotonic()
         reply = await self._answer(request, ClassifyRequest(encoded=data), received_s)
@@ -161,11 +163,7 @@ class _Protocol:
         return response
 
     def _route(self, request: web.Request) -> LiveRoute:
-        model = ModelName(request.match_info["model"])
-        route = self._engine.routes.get(model)
-        if route is None:
-            raise NotFoundError(kind="model", name=model)
-        return route
+        return self._engine.route(ModelName(request.match_info["model"]))
 
     def _parameters(self, instance: Instance) -> dict[str, object]:
         parameters: dict[str, object] = {"release_id": instance.slot.release_id}

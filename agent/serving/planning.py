@@ -38,6 +38,14 @@ class Planner:
             # Control's plan waits for this, since the one on disk is never newer than what it has to say.
             self._booted.set()
 
+    async def booted(self, *, within_s: float) -> bool:
+        """Wait until the plan on disk is in force, or known not to be there; returns whether that came in time."""
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._booted.wait()
+        except TimeoutError:
+            return False
+
     async def answer(self, message: ToServing) -> FromServing:
         """Do what control asks."""
         match message:

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +20,7 @@ from agent import config
 from agent.serving.boot import BootLedger
 from agent.serving.engine import Engine
 from agent.serving.link import ServingLink
-from agent.serving.loading import open_litert
+from agent.serving.loading import load_slot, open_litert
 from agent.serving.oip import create_app
 from agent.serving.planning import Planner
 from agent.serving.sockets import hand_over, listen_unix
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 SHUTDOWN_S: Final = 10.0
 """Seconds that requests in flight get when the process is told to stop."""
 
+BOOT_S: Final = 5.0
+"""Seconds that callers are kept waiting for the plan on disk; then those of models that have loaded are served."""
+
 SWITCH_INTERVAL_S: Final = 2e-4
 """How long a thread may keep the GIL from another. At Python's 5 ms, a model of 0.1 ms takes 5.7 ms beside one busy
 thread; at 0.2 ms, under one."""
@@ -50,7 +54,8 @@ async def serve(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    engine = Engine(boot_id=BootId(mint_id(SystemClock())), open_interpreter=open_interpreter)
+    load = partial(load_slot, cores=os.cpu_count() or 1, open_interpreter=open_interpreter)
+    engine = Engine(boot_id=BootId(mint_id(SystemClock())), load=load)
     planner = Planner(engine, BootLedger(settings.boot_path))
     link = ServingLink(planner.answer)
     runner = web.AppRunner(create_app(engine), access_log=None, shutdown_timeout=SHUTDOWN_S)
@@ -59,10 +64,12 @@ async def serve(
         async with asyncio.TaskGroup() as group:
             passing = group.create_task(_pass_on(listen_unix(settings.run_dir / "sockets.sock"), listeners))
             await link.start(listen_unix(settings.serving_socket))
+            booting = group.create_task(planner.boot())
+            # Until then callers wait in the backlog, and get an answer where they would get 503.
+            await planner.booted(within_s=BOOT_S)
             for listener in listeners:
                 # A copy: the site closes its own, and the original stays to be passed on.
                 await web.SockSite(runner, listener.dup()).start()
-            booting = group.create_task(planner.boot())
             _log.info("serving_started", boot_id=engine.recorder.boot_id, pid=os.getpid())
             await stop.wait()
             passing.cancel()

@@ -1,0 +1,105 @@
+"""`litefleet-agent serve FILE`: a local model on loopback, for development, without a controller or any proof."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from agent.core.plan import Plan, Route, SlotSpec
+from agent.serving.engine import Engine
+from agent.serving.loading import MANIFEST_FILE, MODEL_FILE, LoadedModel, load_model, open_litert
+from agent.serving.oip import create_app
+from shared import manifest
+from shared.clock import SystemClock, mint_id
+from shared.errors import InvalidInputError, ModelLoadError, UntrustedError
+from shared.ids import BootId, ModelName, ReleaseId, model_name
+from shared.pipeline import MODEL_ONLY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from shared.pipeline import PipelineSpec
+
+UNVERIFIED = "local file: no signature was checked, no rollout stands behind it"
+_LOCAL = ReleaseId("local")
+
+
+def serve_file(path: Path, *, name: str, http_port: int, host: str = "127.0.0.1") -> None:
+    """Serve a `.tflite` file, or a release's folder with its pipeline, until SIGINT or SIGTERM.
+
+    Raises:
+        InvalidInputError: the host is not loopback, the port is in use, the path is no such file.
+        InvalidIdError: the name is no slug.
+        ModelLoadError: the runtime refuses the file, or its pipeline does not fit it.
+    """
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise InvalidInputError(field="host", problem=f"{host} is no loopback address", remedy="use 127.0.0.1 or ::1")
+    model, pipeline = _read(path)
+    asyncio.run(_serve(model, pipeline, name=model_name(name), host=host, port=http_port))
+
+
+async def _serve(model: bytes, pipeline: PipelineSpec, *, name: ModelName, host: str, port: int) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    def load(slot: SlotSpec) -> LoadedModel:
+        cores = os.cpu_count() or 1
+        return load_model(model, pipeline, threads=slot.threads, cores=cores, open_interpreter=open_litert)
+
+    engine = Engine(boot_id=BootId(mint_id(SystemClock())), load=load)
+    applied = await engine.apply(_plan(name, model))
+    if not applied.slots[0].loaded:
+        raise ModelLoadError(applied.slots[0].error)
+    runner = web.AppRunner(create_app(engine, unverified=UNVERIFIED), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        _say(f"UNVERIFIED {UNVERIFIED}")
+        _say(f"serving {name} on http://{host}:{runner.addresses[0][1]}/v2/models/{name}")
+        await stop.wait()
+    except OSError as exc:
+        problem = f"{port} on {host} cannot be used: {exc.strerror}"
+        raise InvalidInputError(field="http_port", problem=problem, remedy="choose another") from exc
+    finally:
+        await runner.cleanup()
+        await engine.close()
+
+
+def _read(path: Path) -> tuple[bytes, PipelineSpec]:
+    try:
+        if not path.is_dir():
+            return path.read_bytes(), MODEL_ONLY
+        described = manifest.decode((path / MANIFEST_FILE).read_bytes())
+        return (path / MODEL_FILE).read_bytes(), described.pipeline
+    except OSError as exc:
+        raise InvalidInputError(field=str(path), problem=f"cannot be read: {exc.strerror}") from exc
+    except UntrustedError as exc:
+        raise InvalidInputError(field=f"{path}/{MANIFEST_FILE}", problem=str(exc)) from exc
+
+
+def _plan(name: ModelName, model: bytes) -> Plan:
+    digest = manifest.digest(model)
+    slot = SlotSpec(
+        model=name,
+        release_id=_LOCAL,
+        version_number=0,
+        folder="",
+        artifact_sha256=digest,
+        manifest_sha256=digest,
+    )
+    return Plan(serial=0, slots=(slot,), routes=(Route(model=name, primary=_LOCAL),))
+
+
+def _say(text: str) -> None:
+    print(f"litefleet-agent: {text}", file=sys.stderr, flush=True)  # noqa: T201 - a person watches this terminal

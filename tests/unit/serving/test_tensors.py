@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from agent.serving.requests import NamedTensor
+from agent.serving.tensors import WantedOutput, datatype, read_body, write_outputs
+from shared.errors import InvalidInputError
+
+DTYPES = ["bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32", "float64"]
+
+
+def body(**changes: object) -> bytes:
+    tensor = {"name": "x", "shape": [2], "datatype": "FP32", "data": [1, 2.5]} | changes
+    return json.dumps({"inputs": [tensor]}).encode()
+
+
+@given(st.sampled_from(DTYPES).flatmap(lambda d: hnp.arrays(d, hnp.array_shapes(max_dims=3, max_side=4))))
+def test_tensors_survive_json_in_both_directions(array: np.ndarray[Any, Any]) -> None:
+    finite = np.nan_to_num(array) if array.dtype.kind == "f" else array
+    written = write_outputs((NamedTensor(name="x", array=finite),), ())
+    _, request = read_body(json.dumps({"inputs": written}).encode())
+    assert request.inputs[0].array.dtype == finite.dtype
+    np.testing.assert_array_equal(request.inputs[0].array, finite)
+
+
+def test_nested_data_is_read_in_row_order() -> None:
+    _, request = read_body(body(shape=[2, 2], data=[[1, 2], [3, 4]]))
+    assert request.inputs[0].array.tolist() == [[1, 2], [3, 4]]
+    assert request.rows == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"datatype": "FP8"}, "datatype"),
+        ({"datatype": "BYTES", "data": ["a", "b"]}, "datatype"),
+        ({"shape": [3]}, "3 elements"),
+        ({"shape": [-1, -2]}, "shape"),
+        ({"shape": [2**40, 2**40]}, "shape"),
+        ({"data": [[1], [2, 3]]}, "regular"),
+        ({"data": ["a", "b"]}, "FP32"),
+        ({"data": [None, 1]}, "FP32"),
+        ({"data": {"a": 1}}, "elements"),
+        ({"datatype": "INT8", "data": [1, 128]}, "INT8"),
+        ({"datatype": "UINT8", "data": [-1, 1]}, "UINT8"),
+        ({"datatype": "INT32", "data": [1.5, 2]}, "INT32"),
+        ({"datatype": "INT64", "data": [2**70, 1]}, "INT64"),
+        ({"datatype": "BOOL", "data": [0, 1]}, "BOOL"),
+    ],
+)
+def test_tensor_that_is_not_what_it_claims_is_refused_by_name(changes: dict[str, Any], word: str) -> None:
+    with pytest.raises(InvalidInputError, match=word):
+        read_body(body(**changes))
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"inputs": []}', b'{"inputs": [{"name": "x"}]}', b"\xff"])
+def test_body_that_is_no_request_is_refused(data: bytes) -> None:
+    with pytest.raises(InvalidInputError):
+        read_body(data)
+
+
+def test_nan_leaves_as_null_where_a_model_gives_it() -> None:
+    import msgspec
+
+    written = write_outputs((NamedTensor(name="y", array=np.array([np.nan], np.float32)),), ())
+    assert json.loads(msgspec.json.encode(written))[0]["data"] == [None]
+
+
+def test_only_wanted_outputs_are_written_in_the_order_asked_for() -> None:
+    outputs = tuple(NamedTensor(name=name, array=np.zeros(1)) for name in "abc")
+    written = write_outputs(outputs, (WantedOutput(name="c"), WantedOutput(name="a")))
+    assert [each["name"] for each in written] == ["c", "a"]
+    with pytest.raises(InvalidInputError, match="there are: a, b, c"):
+        write_outputs(outputs, (WantedOutput(name="d"),))
+
+
+def test_text_outputs_are_bytes_of_the_protocol() -> None:
+    written = write_outputs((NamedTensor(name="labels", array=np.array(["cat", b"dog"], object)),), ())
+    assert (written[0]["datatype"], written[0]["data"]) == ("BYTES", ["cat", "dog"])
+    assert datatype("float16") == "FP16"
