@@ -38,7 +38,10 @@ def main(arguments: list[str]) -> int:
     resource.setrlimit(resource.RLIMIT_CPU, (given.cpu_s, given.cpu_s + _CPU_GRACE_S))
     resource.setrlimit(resource.RLIMIT_FSIZE, (given.file_bytes, given.file_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.execvp(given.command[0], given.command)  # noqa: S606 - no shell: the command is the controller's own setting
+    try:
+        os.execvp(given.command[0], given.command)  # noqa: S606 - no shell: the command is the controller's own setting
+    except OSError as exc:
+        sys.exit(f"cannot run {given.command[0]}: {exc.strerror}")
 
 
 def _die_with(parent: int) -> None:

@@ -1,0 +1,177 @@
+"""A conversion program within its limits, whatever it does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from controller.blobs import Blobs
+from controller.convert import Converter, ConvertLimits
+from controller.registry.core.types import Conversion, ConversionOrder, ConversionState
+from shared.conversion import FailureKind
+from shared.hardware import GENERIC
+from shared.ids import ConversionId, ModelName, Sha256
+from shared.manifest import Scheme
+from shared.pipeline import MODEL_ONLY
+from tests.support import fake_converter
+from tests.support.waiting import wait_until_async
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shared.conversion import ConversionProgress, ConversionResult
+
+LIMITS = ConvertLimits(wall_s=30.0, cpu_s=20, address_space_bytes=1024**3, file_bytes=8 * 1024**2, threads=1)
+COMMAND = (sys.executable, fake_converter.__file__)
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Iterator[Blobs]:
+    opened = Blobs(tmp_path / "blobs", max_blob_bytes=10_000_000)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+
+
+async def _convert(
+    blobs: Blobs,
+    folder: Path,
+    behaviour: str,
+    *,
+    limits: ConvertLimits = LIMITS,
+    command: tuple[str, ...] = COMMAND,
+    seen: list[ConversionProgress] | None = None,
+) -> ConversionResult:
+    converter = Converter(command=command, blobs=blobs, scratch=folder / "scratch", limits=limits)
+    source = await blobs.put_bytes(behaviour.encode())
+
+    async def progress(line: ConversionProgress) -> None:
+        if seen is not None:
+            seen.append(line)
+
+    result = await converter.convert(_conversion(source), source, progress)
+    assert list((folder / "scratch").iterdir()) == [], "the scratch folder is left empty"
+    return result
+
+
+def _conversion(data: Sha256) -> Conversion:
+    order = ConversionOrder(
+        model=ModelName("digits"),
+        version_number=1,
+        calibration_sha256=data,
+        evaluation_sha256=data,
+        pipeline=MODEL_ONLY,
+        schemes=(Scheme.FULL_INT8,),
+        profiles=(GENERIC,),
+        max_accuracy_drop=0.01,
+    )
+    return Conversion(
+        conversion_id=ConversionId("0190b5a0-0000-7000-8000-000000000001"),
+        order=order,
+        state=ConversionState.RUNNING,
+        step="",
+        fraction=0.0,
+        failure=None,
+        message="",
+        artifacts=(),
+        result_sha256=None,
+        attempts=1,
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+
+
+async def test_conversion_good_keeps_the_artifact_and_tells_progress(blobs: Blobs, tmp_path: Path) -> None:
+    seen: list[ConversionProgress] = []
+    result = await _convert(blobs, tmp_path, "good", seen=seen)
+    assert result.failure is None, result.message
+    [artifact] = result.artifacts
+    assert (await blobs.read(artifact.sha256)).startswith(b"a very small model")
+    assert [(line.step, line.fraction) for line in seen] == [("quantize", 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "failure", "said"),
+    [
+        ("memory", FailureKind.OUT_OF_MEMORY, "MemoryError"),
+        ("babble", FailureKind.CRASHED, "protocol"),
+        ("silent", FailureKind.CRASHED, "exit code 3 without a result: giving up without a word"),
+        ("segfault", FailureKind.CRASHED, "SIGSEGV"),
+        ("file", FailureKind.CRASHED, "File too large"),
+        ("lie", FailureKind.CRASHED, "sha256"),
+        ("steal", FailureKind.CRASHED, "scratch folder"),
+        ("link", FailureKind.CRASHED, "scratch folder"),
+    ],
+)
+async def test_conversion_misbehaving_fails_with_its_kind(
+    blobs: Blobs, tmp_path: Path, behaviour: str, failure: FailureKind, said: str
+) -> None:
+    result = await _convert(blobs, tmp_path, behaviour)
+    assert (result.failure, said in result.message) == (failure, True), result.message
+
+
+async def test_conversion_over_its_processor_time_is_timed_out(blobs: Blobs, tmp_path: Path) -> None:
+    result = await _convert(blobs, tmp_path, "spin", limits=replace(LIMITS, cpu_s=1))
+    assert result.failure is FailureKind.TIMED_OUT
+
+
+async def test_conversion_over_its_time_is_killed_with_its_children_within_two_seconds(
+    blobs: Blobs, tmp_path: Path
+) -> None:
+    started = time.monotonic()
+    result = await _convert(blobs, tmp_path, "hang", limits=replace(LIMITS, wall_s=2.0))
+    assert result.failure is FailureKind.TIMED_OUT
+    assert time.monotonic() - started < 4.0
+    await _all_gone(tmp_path)
+
+
+async def test_conversion_canceled_takes_its_children_along(blobs: Blobs, tmp_path: Path) -> None:
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(_convert(blobs, tmp_path, "hang"))
+        await wait_until_async(lambda: _pids(tmp_path))
+        task.cancel()
+    await _all_gone(tmp_path)
+
+
+async def test_conversion_program_missing_is_named(blobs: Blobs, tmp_path: Path) -> None:
+    result = await _convert(blobs, tmp_path, "good", command=("/nonexistent/python",))
+    assert result.failure is FailureKind.CRASHED
+    assert "/nonexistent/python" in result.message
+
+
+async def test_conversion_program_does_not_see_the_controllers_settings(
+    blobs: Blobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LITEFLEET_CONTROLLER_DATABASE_URL", "postgresql+asyncpg://u:secret@h/d")
+    assert (await _convert(blobs, tmp_path, "environment")).message == "sees []"
+
+
+def _pids(folder: Path) -> list[int]:
+    found = [path.read_text().split() for path in folder.rglob("hung.pid")]
+    return [int(pid) for pids in found for pid in pids]
+
+
+async def _all_gone(folder: Path) -> None:
+    pids = _pids(folder)
+    assert len(pids) == 2
+    await wait_until_async(lambda: not any(_lives(pid) for pid in pids), within_s=2.0)
+
+
+def _lives(pid: int) -> bool:
+    """Say whether a process runs; one that nobody has reaped yet is as good as gone."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
