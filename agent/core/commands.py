@@ -113,6 +113,8 @@ class Draft:
     """The event at hand brought fresh counters from serving."""
     resend_plan: bool = False
     """Serving may not know the plan: send it again, unchanged."""
+    rewrite_boot: bool = False
+    """The boot file is another plan's, or not there."""
     resend_report: bool = False
     """The controller asked again, or may not know: send the report again, unchanged."""
 

@@ -56,7 +56,8 @@ def _derive_plan(draft: Draft) -> None:
     plan = Plan(serial=state.plan.serial + 1, slots=slots, routes=routes) if moved else state.plan
     draft.state = state = replace(state, plan=plan, plan_sent_at=draft.at)
     # The boot file first: should serving die of the plan, it must find its way back.
-    draft.do(WriteBootFile(boot=boot_file(state)))
+    if moved or draft.rewrite_boot:
+        draft.do(WriteBootFile(boot=boot_file(state)))
     draft.do(ApplyPlan(plan=plan))
 
 

@@ -28,7 +28,7 @@ class Started:
     recovered: tuple[Slot, ...] = ()
     """Stable slots of boot.json whose files verify; used only when the journal knows nothing."""
     boot_serial: int = 0
-    """Plan serial of boot.json, below which no plan may be sent."""
+    """Plan serial of boot.json, below which no plan may be sent; 0 = there is none that can be read."""
     journal_problem: str = ""
 
 
@@ -140,8 +140,6 @@ class ServingRestarted:
 
     at: datetime
     boot_id: BootId
-    tries_left: int | None = None
-    """As boot.json says now; 0 = serving fell back to stable by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

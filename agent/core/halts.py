@@ -45,7 +45,7 @@ def _revert_committed(draft: Draft, model: ModelState, bad: Slot) -> ModelState:
         or halts_of(draft.state).get(back.release.rollout_id) is HaltMode.REVERT
     ):
         back = None
-    reason = "halted" if back is not None else "no_previous: halted"
+    reason = "halted" if back is not None else "halted: no_previous"
     draft.say(f"{model.model}: committed release of a halted rollout reverted ({reason})")
     release = bad.release
     record(

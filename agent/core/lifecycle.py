@@ -45,6 +45,7 @@ _OUTCOMES_KEPT = 32
 """Acknowledged ends remembered, so that a Desired that names an old assignment again is not tried again."""
 
 _BACKWARDS = frozenset({Signal.DAMAGED, Signal.STABLE_LOST})
+_HALTED = "halted"
 HALT_SIGNALS = {HaltMode.STOP: Signal.HALT_STOP, HaltMode.REVERT: Signal.HALT_REVERT}
 
 
@@ -145,7 +146,8 @@ def _finish(draft: Draft, model: ModelState, taken: Edge, reason: str) -> ModelS
     if model.phase is Phase.DOWNLOADING:
         draft.do(CancelFetch(model=model.model, release_id=ended.release_id))
     if taken.ends is AssignmentStatus.ROLLED_BACK and model.answering is None:
-        reason = f"no_previous: {reason}"
+        # The first word tells whose will it was: the candidate's own failing, or a halt.
+        reason = f"{reason}: no_previous" if reason == _HALTED else f"no_previous: {reason}"
     paired = health.total(model.attempt.evidence).paired if model.attempt is not None else None
     record(
         draft,

@@ -75,8 +75,12 @@ def _compared(model: ModelState, candidate: Slot) -> bool:
     return model.answering is not None and model.answering.release_id != candidate.release_id
 
 
-def notice_life(draft: Draft, boot_id: BootId, tries_left: int | None = None) -> None:
-    """Notice a new life of serving: tell it the plan again, and count it against the candidates of the last one."""
+def notice_life(draft: Draft, boot_id: BootId) -> None:
+    """Notice a new life of serving: tell it the plan again, and count it against the candidates of the last one.
+
+    Also without control, serving counts: it takes a try off boot.json for each life that loads a candidate, and refuses
+    one that has none left, which is a failed load here.
+    """
     known = draft.state.serving_boot_id
     if known == boot_id:
         return
@@ -85,18 +89,14 @@ def notice_life(draft: Draft, boot_id: BootId, tries_left: int | None = None) ->
     if known is None:
         return
     draft.say(f"serving restarted as {boot_id}")
-    models = tuple(_count_life(draft, model, tries_left) for model in draft.state.models)
+    models = tuple(_count_life(draft, model) for model in draft.state.models)
     draft.state = replace(draft.state, models=models)
 
 
-def _count_life(draft: Draft, model: ModelState, tries_left: int | None) -> ModelState:
+def _count_life(draft: Draft, model: ModelState) -> ModelState:
     if model.phase not in WATCHED or model.attempt is None:
         return model
-    count = model.attempt.interruptions + 1
-    if tries_left is not None:
-        # Serving may have died more often than control could see.
-        count = max(count, draft.state.settings.boot_tries - tries_left)
-    return interrupted(draft, model, count)
+    return interrupted(draft, model, model.attempt.interruptions + 1)
 
 
 def take_applied(draft: Draft, applied: Applied) -> None:
@@ -123,7 +123,8 @@ def _candidate_applied(draft: Draft, model: ModelState, slot: SlotState) -> Mode
         return move(draft, model, Signal.LOAD_FAILED, f"load_failed: {slot.error}")
     if model.attempt is None or model.attempt.applied:
         return model
-    return replace(model, attempt=replace(model.attempt, applied=True, since=draft.at))
+    held = replace(model.attempt, applied=True, since=draft.at, held_by=draft.state.serving_boot_id)
+    return replace(model, attempt=held)
 
 
 def _committed_not_loaded(draft: Draft, model: ModelState, slot: Slot, error: str) -> ModelState:

@@ -23,10 +23,16 @@ from agent.core.lifecycle import move
 from agent.core.plan import Plan
 from agent.core.state import AgentState, ModelState, Phase, Slot
 from agent.core.transitions import Signal
+from shared.hardware import GENERIC
+from shared.ids import RolloutId
+from shared.manifest import manifest_path
+from shared.wire import DesiredModel, ProbationPolicy, TargetRef
 
 if TYPE_CHECKING:
     from agent.core.commands import Draft
     from agent.core.events import Started
+    from agent.core.plan import SlotSpec
+    from shared.manifest import ReleaseManifest
 
 
 def reconcile(draft: Draft, event: Started) -> None:
@@ -52,6 +58,8 @@ def reconcile(draft: Draft, event: Started) -> None:
         models=state.models or _recovered(event.recovered),
     )
     draft.resend_plan = True
+    # One of this very plan is left alone: serving may have taken tries off it while control was away.
+    draft.rewrite_boot = event.boot_serial != state.plan.serial
     draft.resend_report = True
     # `move` may record outcomes in the state meanwhile, so models are put back when all are done.
     models = tuple(_resume(draft, model, event) for model in draft.state.models)
@@ -71,6 +79,33 @@ def _forget_documents(state: AgentState) -> AgentState:
         serving_boot_id=state.serving_boot_id,
         report_revision=state.report_revision,
     )
+
+
+def slot_from_boot(spec: SlotSpec, manifest: ReleaseManifest, *, manifest_length_bytes: int) -> Slot | None:
+    """Return the committed slot that boot.json and a verified manifest tell of, when the journal is lost.
+
+    The assignment that brought it is not known any more, so that no halt of it can be told: a Desired that names the
+    same release gives it one again.
+    """
+    for artifact in manifest.artifacts:
+        if artifact.sha256 == spec.artifact_sha256:
+            release = DesiredModel(
+                model=spec.model,
+                release_id=spec.release_id,
+                rollout_id=RolloutId(""),
+                attempt=0,
+                manifest=TargetRef(
+                    path=manifest_path(spec.release_id),
+                    length_bytes=manifest_length_bytes,
+                    sha256=spec.manifest_sha256,
+                ),
+                artifact=TargetRef(path=artifact.path, length_bytes=artifact.length_bytes, sha256=spec.artifact_sha256),
+                profile_id=artifact.profiles[0] if artifact.profiles else GENERIC.profile_id,
+                release_counter=manifest.release_counter,
+                policy=ProbationPolicy(),
+            )
+            return Slot(release=release, version_number=manifest.version_number)
+    return None
 
 
 def _recovered(slots: tuple[Slot, ...]) -> tuple[ModelState, ...]:

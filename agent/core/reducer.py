@@ -82,8 +82,8 @@ def _take(draft: Draft, event: Event) -> None:  # noqa: C901 - one branch an eve
             take_applied(draft, applied)
         case StatsMeasured(stats=stats):
             take_stats(draft, stats)
-        case ServingRestarted(boot_id=boot_id, tries_left=tries_left):
-            notice_life(draft, boot_id, tries_left)
+        case ServingRestarted(boot_id=boot_id):
+            notice_life(draft, boot_id)
         case ReportAcked(revision=revision):
             _take_ack(draft, revision)
         case Tick():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from agent.core.routing import unavailable_reason
 from agent.core.state import Phase, key_of
 from shared.ids import Epoch, Generation
@@ -30,6 +32,17 @@ def report_of(state: AgentState) -> Report:
         stale=state.stale,
         desired_refused=state.desired_refused,
     )
+
+
+def with_trouble(report: Report, trouble: str) -> Report:
+    """Return a report that says why nothing moves: the journal could not take the next step."""
+    running = tuple(
+        replace(assignment, reason=trouble) if assignment.status is AssignmentStatus.IN_PROGRESS else assignment
+        for assignment in report.assignments
+    )
+    if running != report.assignments:
+        return replace(report, assignments=running)
+    return replace(report, desired_refused=trouble)
 
 
 def heartbeat_of(state: AgentState) -> Heartbeat:

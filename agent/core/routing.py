@@ -8,7 +8,7 @@ from agent.core.plan import BootFile, Plan, Route, SlotSpec
 from agent.core.state import WATCHED, ModelState, Phase, Slot, outcome_of
 
 if TYPE_CHECKING:
-    from agent.core.state import AgentState
+    from agent.core.state import AgentState, Attempt
 
 PlanContent = tuple[tuple[SlotSpec, ...], tuple[Route, ...]]
 
@@ -28,15 +28,22 @@ def content_of(state: AgentState, *, with_candidates: bool = True) -> PlanConten
 
 
 def boot_file(state: AgentState) -> BootFile:
-    """Return what serving starts from: the plan, its fallback, and how many lives the candidates have left."""
+    """Return what serving starts from: the plan, its fallback, and how many lives may still load the candidates.
+
+    A life that holds the candidate already has taken its try.
+    """
     slots, routes = content_of(state, with_candidates=False)
     attempts = [model.attempt for model in state.models if model.attempt is not None and model.phase in WATCHED]
-    used = max((attempt.interruptions for attempt in attempts), default=0)
+    used = max((a.interruptions + _holds_now(state, a) for a in attempts), default=0)
     return BootFile(
         plan=state.plan,
         fallback=Plan(serial=state.plan.serial, slots=slots, routes=routes),
         tries_left=max(state.settings.boot_tries - used, 0),
     )
+
+
+def _holds_now(state: AgentState, attempt: Attempt) -> bool:
+    return attempt.held_by is not None and attempt.held_by == state.serving_boot_id
 
 
 def unavailable_reason(state: AgentState, model: ModelState) -> str:

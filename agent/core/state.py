@@ -119,6 +119,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     activated: bool = False
     applied: bool = False
     """This life of serving has said that it holds the candidate as this phase wants it; `since` counts from there."""
+    held_by: BootId | None = None
+    """The life of serving that has loaded it."""
     failures: int = 0
     """Failures in this phase, for backing off."""
     refusals: int = 0

@@ -1,0 +1,356 @@
+"""`python -m agent.control`: the composition root of the control process, started by the supervisor.
+
+One queue of events, one loop: event → decide → journal → execute. Everything else only feeds the queue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import signal
+import stat
+import sys
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Never
+
+import structlog
+
+from agent import config
+from agent.core.events import ReportAcked, StatsMeasured, Tick
+from agent.core.reducer import decide
+from agent.core.reporting import heartbeat_of, with_trouble
+from agent.core.state import Identity as CoreIdentity
+from agent.core.state import Settings, new_state
+from agent.delivery.download import DownloadLimits
+from agent.delivery.repository import RepositorySettings
+from agent.delivery.slots import Slots
+from agent.documents import Documents
+from agent.execute import Executor
+from agent.fetching import Fetcher
+from agent.journal import Journal
+from agent.link.backoff import FullJitter
+from agent.link.hardware import this_hardware
+from agent.link.https import DeviceApi, Session
+from agent.link.identity import client_tls, identity_files, load_identity
+from agent.link.mqtt import (
+    AckArrived,
+    Connected,
+    Disconnected,
+    LinkEvent,
+    MqttLink,
+    PlainLogin,
+    SealedDesired,
+    SealedPulse,
+)
+from agent.link.outbox import Outbox, OutboxTimes
+from agent.serving.link import ServingClient
+from agent.started import look_around
+from shared.clock import SystemClock
+from shared.errors import InvalidInputError, NotFoundError, RetryableError, StorageFullError, UntrustedError
+
+if TYPE_CHECKING:
+    import ssl
+
+    from agent.config import AgentConfig
+    from agent.core.commands import Decision
+    from agent.core.events import Event
+    from agent.link.identity import Identity
+    from shared.clock import Clock
+
+MAX_WAITING: Final = 256
+"""Events between their sources and the loop. Full: ticks and counters are dropped, for the next ones say the same;
+everything else waits, which slows its source down."""
+
+_SESSION_CEILING_S: Final = 120.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Stopped(Exception):  # noqa: N818 - no error: how the one TaskGroup is told to end
+    """The supervisor died, or a signal says stop."""
+
+
+class Control:
+    """The control process: its parts, and the loop that joins them."""
+
+    def __init__(
+        self, *, settings: AgentConfig, identity: Identity, api: DeviceApi, journal: Journal, clock: Clock
+    ) -> None:
+        self._settings, self._identity, self._api, self._journal, self._clock = settings, identity, api, journal, clock
+        self._chance = random.Random()  # noqa: S311 - spreads load; guards nothing
+        self._slots = Slots(settings.releases_dir)
+        self._queue: asyncio.Queue[Event] = asyncio.Queue(maxsize=MAX_WAITING)
+        self._documents = Documents(
+            api=api,
+            settings=_repository(settings, identity, api),
+            installation_id=identity.installation_id,
+            cache=settings.state_dir / "director.json",
+            clock=clock,
+            emit=self._emit,
+        )
+        self._mqtt = MqttLink(
+            broker=identity.broker,
+            device_id=identity.device_id,
+            security=_security(settings.state_dir, identity),
+            chance=self._chance,
+        )
+        self._outbox: Outbox | None = None
+        self._state = new_state(_core_settings(settings, identity))
+
+    async def run(self) -> None:
+        """Run until the supervisor dies or a signal says stop; inference is not touched by either."""
+        start = await self._restore()
+        serving = ServingClient(self._settings.serving_socket)
+        try:
+            async with asyncio.TaskGroup() as group:
+                executor = self._executor(serving, group)
+                group.create_task(_until_stopped())
+                group.create_task(self._tick())
+                group.create_task(self._mqtt.run(self._deliver))
+                group.create_task(self._speak(executor))
+                group.create_task(self._decide_all(executor, start))
+        except* Stopped:
+            _log.info("control_stopped")
+        finally:
+            await serving.close()
+
+    def _executor(self, serving: ServingClient, group: asyncio.TaskGroup) -> Executor:
+        limits = DownloadLimits(
+            max_bytes=self._settings.max_download_bytes, min_rate_bytes_s=self._settings.min_rate_bytes_s
+        )
+        return Executor(
+            clock=self._clock,
+            slots=self._slots,
+            boot_path=self._settings.boot_path,
+            serving=serving,
+            fetcher=Fetcher(api=self._api, documents=self._documents, slots=self._slots, limits=limits),
+            documents=self._documents,
+            emit=self._emit,
+            start=group.create_task,
+        )
+
+    async def _restore(self) -> Event:
+        """Read the journal, look at the disk, and return what the core is to make of both."""
+        opened = await self._journal.open()
+        if opened.problem:
+            _log.error("journal_damaged", problem=opened.problem)
+        self._state = opened.state or self._state
+        look = partial(
+            look_around,
+            self._state,
+            self._slots,
+            self._settings.boot_path,
+            at=self._clock.now(),
+            settings=_core_settings(self._settings, self._identity),
+            journal_problem=opened.problem,
+        )
+        return await asyncio.to_thread(look)
+
+    # --- the loop ---
+
+    async def _decide_all(self, executor: Executor, start: Event) -> Never:
+        await self._decide(executor, start)
+        while True:
+            await self._decide(executor, await self._queue.get())
+
+    async def _decide(self, executor: Executor, event: Event) -> None:
+        decision = decide(self._state, event)
+        if decision.state is not self._state:
+            await self._commit(decision)
+        if decision.reason:
+            _log.info("decided", on=type(event).__name__, reason=decision.reason)
+        for command in decision.commands:
+            await executor.execute(command)
+        if self._outbox is not None:
+            self._outbox.heartbeat(heartbeat_of(self._state))
+
+    async def _commit(self, decision: Decision) -> None:
+        """Remember before acting. While the disk is full the step waits, and the report says so."""
+        troubled = False
+        while True:
+            try:
+                await self._journal.commit(decision.state)
+            except StorageFullError as exc:
+                _log.error("journal_full", error=str(exc))
+                self._report_trouble(f"{exc.reason}: {exc}")
+                troubled = True
+                await asyncio.sleep(exc.retry_after_s)
+                continue
+            break
+        self._state = decision.state
+        if troubled and self._outbox is not None and self._state.report is not None:
+            self._outbox.report(self._state.report, revision=self._state.report_revision)
+
+    def _report_trouble(self, trouble: str) -> None:
+        report = self._state.report
+        if self._outbox is not None and report is not None:
+            self._outbox.report(with_trouble(report, trouble), revision=self._state.report_revision)
+
+    # --- what feeds it ---
+
+    async def _emit(self, event: Event) -> None:
+        if isinstance(event, Tick | StatsMeasured) and self._queue.full():
+            return
+        await self._queue.put(event)
+
+    async def _tick(self) -> Never:
+        while True:
+            await asyncio.sleep(self._settings.tick_s)
+            await self._emit(Tick(at=self._clock.now()))
+
+    async def _deliver(self, event: LinkEvent) -> None:
+        """Take in what the broker brings; the link waits meanwhile, so that nothing piles up."""
+        match event:
+            case Connected():
+                _log.info("broker_connected")
+                if self._outbox is not None:
+                    self._outbox.connected()
+            case Disconnected(reason=reason):
+                _log.info("broker_away", reason=reason)
+            case SealedDesired(sealed=sealed):
+                await self._documents.take_desired(sealed)
+            case SealedPulse(sealed=sealed):
+                await self._documents.take_pulse(sealed)
+            case AckArrived(acked=acked):
+                revision = self._outbox.acknowledged(acked) if self._outbox is not None else None
+                if revision is not None:
+                    await self._emit(ReportAcked(at=self._clock.now(), revision=revision))
+
+    async def _speak(self, executor: Executor) -> Never:
+        """Open a session, and speak under its number and key for as long as this process lives."""
+        outbox = Outbox(
+            device_id=self._identity.device_id,
+            session=await self._open_session(),
+            publish=self._mqtt.publish,
+            clock=self._clock,
+            chance=self._chance,
+            times=OutboxTimes(
+                heartbeat_s=self._settings.heartbeat_s, telemetry_window_s=self._settings.telemetry_window_s
+            ),
+        )
+        self._outbox = outbox
+        outbox.heartbeat(heartbeat_of(self._state))
+        executor.attach(outbox)
+        await outbox.run()
+
+    async def _open_session(self) -> Session:
+        wait = FullJitter(first_s=1.0, ceiling_s=_SESSION_CEILING_S, chance=self._chance)
+        while True:
+            try:
+                return await self._api.session()
+            except RetryableError as exc:
+                _log.info("session_not_opened", error=str(exc))
+            except UntrustedError as exc:
+                # Revoked, perhaps by mistake: inference goes on, and the question is worth repeating.
+                _log.warning("session_refused", error=str(exc))
+            await asyncio.sleep(wait.wait_s())
+
+
+async def _until_stopped() -> None:
+    """Raise Stopped when a signal says so, or when stdin ends: then the supervisor is dead, and a new one will come."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    stdin = sys.stdin.fileno()
+    # Anything but the supervisor's pipe (a terminal, /dev/null) says nothing by ending.
+    if stat.S_ISFIFO(os.fstat(stdin).st_mode) or stat.S_ISSOCK(os.fstat(stdin).st_mode):
+
+        def read() -> None:
+            if not os.read(stdin, 1024):
+                loop.remove_reader(stdin)
+                stop.set()
+
+        loop.add_reader(stdin, read)
+    await stop.wait()
+    raise Stopped
+
+
+def _repository(settings: AgentConfig, identity: Identity, api: DeviceApi) -> RepositorySettings:
+    return RepositorySettings(
+        base_url=api.repository_url,
+        metadata_dir=str(settings.tuf_dir),
+        root=identity.tuf_root,
+        identity_dir=str(settings.identity_dir),
+        min_rate_bytes_s=settings.min_rate_bytes_s,
+    )
+
+
+def _security(state_dir: Path, identity: Identity) -> ssl.SSLContext | PlainLogin | None:
+    """Return TLS; or, for a broker on this very machine, the password that was laid beside the identity, if one was."""
+    files = identity_files(state_dir)
+    if identity.broker.tls:
+        return client_tls(files)
+    try:
+        return PlainLogin(password=(files.folder / "broker-password").read_text(encoding="utf-8").strip())
+    except FileNotFoundError:
+        return None
+
+
+def _core_settings(settings: AgentConfig, identity: Identity) -> Settings:
+    return Settings(
+        identity=CoreIdentity(
+            installation_id=identity.installation_id,
+            device_id=identity.device_id,
+            key_fingerprint=identity.key_fingerprint,
+        ),
+        hardware=this_hardware(),
+        agent_version=metadata.version("litefleet"),
+        releases_dir=str(settings.releases_dir),
+        pulse_max_age_s=settings.pulse_max_age_s,
+        refresh_s=settings.refresh_s,
+        stats_s=settings.stats_s,
+        idle_stats_s=settings.heartbeat_s,
+        boot_tries=settings.boot_tries,
+        trial_memory_bytes=settings.trial_memory_bytes,
+        trial_deadline_s=settings.trial_deadline_s,
+    )
+
+
+async def run(settings: AgentConfig, identity: Identity) -> None:
+    """Run the control process."""
+    tls = client_tls(identity_files(settings.state_dir))
+    async with (
+        DeviceApi(controller_url=identity.controller_url, tls=tls) as api,
+        Journal(settings.journal_path) as journal,
+    ):
+        control = Control(settings=settings, identity=identity, api=api, journal=journal, clock=SystemClock())
+        await control.run()
+
+
+def main() -> int:
+    """Read arguments, settings and identity, and run."""
+    parser = argparse.ArgumentParser(prog="python -m agent.control", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="TOML file with the agent's settings")
+    try:
+        settings = config.load(parser.parse_args().config, os.environ)
+        identity = load_identity(settings.state_dir)
+    except (InvalidInputError, NotFoundError) as exc:
+        print(f"litefleet-agent: {exc}", file=sys.stderr)  # noqa: T201 - logging is set up by the settings
+        return os.EX_CONFIG
+    _set_up_logging(settings.log_level)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(run(settings, identity))
+    return os.EX_OK
+
+
+def _set_up_logging(level: str) -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
