@@ -1,0 +1,381 @@
+"""From uploaded bytes to a published release, over HTTP, on both databases."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from controller.blobs import Blobs
+from controller.convert import Converter, ConvertLimits
+from controller.facts import ArtifactChoice, Misfit, PublishedFile
+from controller.http.blob_routes import endpoints as blob_endpoints
+from controller.registry import store
+from controller.registry.conversions import Conversions
+from controller.registry.core.types import ConversionState
+from controller.registry.releases import Releases
+from controller.registry.routes import RegistryRoutes
+from controller.registry.routes import endpoints as registry_endpoints
+from controller.registry.service import Registry
+from shared import manifest
+from shared.clock import SystemClock
+from shared.errors import UnreachableError
+from shared.hardware import DeviceHardware, Runtime
+from shared.ids import ReleaseId, Sha256
+from tests.support import fake_converter
+from tests.support.api import served_api
+from tests.support.waiting import wait_until_async
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    import aiohttp
+
+    from controller.db.engine import Database
+    from controller.db.unit_of_work import UnitOfWork
+
+LIMITS = ConvertLimits(wall_s=30.0, cpu_s=20, address_space_bytes=1024**3, file_bytes=8 * 1024**2, threads=1)
+
+
+@dataclass
+class RecordingPublisher:
+    """A repository that remembers, and is away when told to be."""
+
+    published: list[PublishedFile] = field(default_factory=list)
+    away: bool = False
+
+    async def publish(self, files: Sequence[PublishedFile]) -> None:
+        if self.away:
+            raise UnreachableError("the repository is away")
+        self.published.extend(file for file in files if file not in self.published)
+
+
+@dataclass
+class ListedUse:
+    """Who uses which release, as the test says."""
+
+    users: dict[str, str] = field(default_factory=dict)
+
+    async def in_use(self, _uow: UnitOfWork, release_id: ReleaseId) -> str:
+        return self.users.get(release_id, "")
+
+
+@dataclass(kw_only=True)
+class World:
+    database: Database
+    blobs: Blobs
+    publisher: RecordingPublisher
+    use: ListedUse
+    conversions: Conversions
+    releases: Releases
+    api: aiohttp.ClientSession
+
+    async def upload(self, data: bytes) -> str:
+        return await self.blobs.put_bytes(data)
+
+    async def post(self, path: str, body: dict[str, object]) -> tuple[int, dict[str, object]]:
+        async with self.api.post(f"/api/v1{path}", json=body) as reply:
+            answer: dict[str, object] = await reply.json()
+            return reply.status, answer
+
+    async def get(self, path: str) -> dict[str, object]:
+        async with self.api.get(f"/api/v1{path}") as reply:
+            assert reply.status == 200, await reply.text()
+            answer: dict[str, object] = await reply.json()
+            return answer
+
+    async def order(self, behaviour: str = "good") -> str:
+        """Order a conversion whose program behaves so, and return its id."""
+        source = await self.upload(behaviour.encode())
+        await self.post("/models/digits/versions", {"sha256": source, "filename": "m.keras", "source_format": "keras"})
+        versions = (await self.get("/models/digits/versions"))["items"]
+        assert isinstance(versions, list)
+        number = next(version["number"] for version in versions if version["sha256"] == source)
+        data = await self.upload(b"data")
+        await self.post("/datasets", {"name": "data", "sha256": data})
+        status, answer = await self.post("/conversions", _order(number, data))
+        assert status == 202, answer
+        return str(answer["conversion_id"])
+
+    async def converted(self, conversion_id: str) -> dict[str, object]:
+        """Return a conversion once it ended."""
+
+        async def ended() -> dict[str, object] | None:
+            shown = await self.get(f"/conversions/{conversion_id}")
+            return shown if shown["state"] in {"succeeded", "failed"} else None
+
+        return await wait_until_async(ended, within_s=20)
+
+    @contextlib.asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Let a worker work the queue off."""
+        async with asyncio.TaskGroup() as group:
+            worker = group.create_task(self.conversions.work())
+            try:
+                yield
+            finally:
+                worker.cancel()
+
+    async def release(self) -> dict[str, object]:
+        async with self.working():
+            conversion_id = await self.order()
+            await self.converted(conversion_id)
+        status, released = await self.post("/releases", {"conversion_id": conversion_id})
+        assert status == 201, released
+        return released
+
+
+@pytest_asyncio.fixture
+async def world(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[4]))
+    clock = SystemClock()
+    blobs = Blobs(tmp_path / "blobs", max_blob_bytes=10_000_000)
+    command = (sys.executable, fake_converter.__file__)
+    converter = Converter(command=command, blobs=blobs, scratch=tmp_path / "scratch", limits=LIMITS)
+    publisher, use = RecordingPublisher(), ListedUse()
+    conversions = Conversions(database=database, blobs=blobs, worker=converter, clock=clock)
+    releases = Releases(database=database, blobs=blobs, publisher=publisher, use=use, clock=clock)
+    registry = Registry(database=database, blobs=blobs, clock=clock)
+    routes = RegistryRoutes(registry=registry, conversions=conversions, releases=releases)
+    async with served_api([*blob_endpoints(blobs), *registry_endpoints(routes)]) as api:
+        yield World(
+            database=database,
+            blobs=blobs,
+            publisher=publisher,
+            use=use,
+            conversions=conversions,
+            releases=releases,
+            api=api,
+        )
+    blobs.close()
+
+
+def _order(number: int, data: str, **changed: object) -> dict[str, object]:
+    order: dict[str, object] = {
+        "model": "digits",
+        "version_number": number,
+        "calibration_sha256": data,
+        "evaluation_sha256": data,
+        "pipeline": {"steps": [{"type": "run_model"}]},
+    }
+    return {**order, **changed}
+
+
+async def test_version_same_bytes_again_is_the_same_version(world: World) -> None:
+    source = await world.upload(b"model")
+    body: dict[str, object] = {"sha256": source, "filename": "a.keras", "source_format": "keras"}
+    first_status, first = await world.post("/models/digits/versions", body)
+    again_status, again = await world.post("/models/digits/versions", {**body, "filename": "b.keras"})
+    assert (first_status, again_status, again) == (201, 200, first)
+    assert (await world.get("/models/digits"))["versions"] == 1
+
+
+async def test_version_numbers_count_within_their_model(world: World) -> None:
+    for model, data in (("digits", b"1"), ("digits", b"2"), ("doors", b"1")):
+        await world.post(
+            f"/models/{model}/versions",
+            {"sha256": await world.upload(data), "filename": "m.keras", "source_format": "keras"},
+        )
+    assert (await world.get("/models/digits/versions/2"))["number"] == 2
+    assert (await world.get("/models/doors"))["versions"] == 1
+
+
+async def test_versions_list_is_paged_by_cursor(world: World) -> None:
+    for number in range(5):
+        sha256 = await world.upload(b"%d" % number)
+        await world.post("/models/digits/versions", {"sha256": sha256, "filename": "m.keras", "source_format": "keras"})
+    seen: list[int] = []
+    page = await world.get("/models/digits/versions?limit=2")
+    while True:
+        items = page["items"]
+        assert isinstance(items, list)
+        seen += [item["number"] for item in items]
+        if page["next"] is None:
+            break
+        page = await world.get(f"/models/digits/versions?limit=2&after={page['next']}")
+    assert seen == [1, 2, 3, 4, 5]
+
+
+async def test_version_not_uploaded_is_422_with_remedy(world: World) -> None:
+    body: dict[str, object] = {"sha256": "0" * 64, "filename": "m.keras", "source_format": "keras"}
+    status, problem = await world.post("/models/digits/versions", body)
+    assert (status, "/api/v1/uploads" in str(problem["detail"])) == (422, True)
+
+
+@pytest.mark.parametrize("filename", ["../m.keras", "a\\b", "..", "a\nb", "", "x" * 256])
+async def test_attack_filename_that_is_a_path_is_422(world: World, filename: str) -> None:
+    sha256 = await world.upload(b"model")
+    status, _ = await world.post(
+        "/models/digits/versions", {"sha256": sha256, "filename": filename, "source_format": "keras"}
+    )
+    assert status == 422
+
+
+async def test_model_name_that_is_no_slug_is_422(world: World) -> None:
+    sha256 = await world.upload(b"model")
+    body: dict[str, object] = {"sha256": sha256, "filename": "m.keras", "source_format": "keras"}
+    status, problem = await world.post("/models/Digits!/versions", body)
+    assert (status, problem["reason"]) == (422, "invalid_id")
+
+
+async def test_dataset_same_bytes_again_is_the_same_dataset(world: World) -> None:
+    sha256 = await world.upload(b"data")
+    first_status, first = await world.post("/datasets", {"name": "a", "sha256": sha256})
+    again_status, again = await world.post("/datasets", {"name": "b", "sha256": sha256})
+    assert (first_status, again_status, again) == (201, 200, first)
+
+
+@pytest.mark.parametrize(
+    ("changed", "pointer"),
+    [
+        ({"version_number": 9}, "#/version_number"),
+        ({"calibration_sha256": "0" * 64}, "#/calibration_sha256"),
+        ({"evaluation_sha256": "0" * 64}, "#/evaluation_sha256"),
+        ({"pipeline": {"steps": [{"type": "softmax"}]}}, "#/pipeline/steps"),
+        ({"max_accuracy_drop": 2}, "#/max_accuracy_drop"),
+        ({"schemes": ["int4"]}, "#/schemes/0"),
+        ({"profiles": [{"profile_id": "p", "architectures": []}]}, "#/profiles/0/architectures"),
+    ],
+)
+async def test_conversion_of_unusable_input_is_422_and_names_it(
+    world: World, changed: dict[str, object], pointer: str
+) -> None:
+    await world.order()
+    data = hashlib.sha256(b"data").hexdigest()
+    status, problem = await world.post("/conversions", _order(1, data, **changed))
+    errors = problem["errors"]
+    assert isinstance(errors, list)
+    assert (status, errors[0]["pointer"]) == (422, pointer)
+
+
+async def test_conversion_good_succeeds_with_its_artifacts(world: World) -> None:
+    async with world.working():
+        shown = await world.converted(await world.order())
+    artifacts = shown["artifacts"]
+    assert isinstance(artifacts, list)
+    assert (shown["state"], shown["fraction"]) == ("succeeded", 1.0)
+    assert (artifacts[0]["scheme"], artifacts[0]["accuracy"]["artifact"]) == ("full_int8", 0.9)
+
+
+async def test_conversion_bad_fails_with_its_kind_and_the_queue_goes_on(world: World) -> None:
+    async with world.working():
+        bad, good = await world.order("segfault"), await world.order("good")
+        assert (await world.converted(bad))["failure"] == "crashed"
+        assert (await world.converted(good))["state"] == "succeeded"
+
+
+async def test_conversion_cut_by_a_restart_is_queued_again_and_succeeds(world: World) -> None:
+    async with world.working():
+        conversion_id = await world.order()
+
+        async def running() -> bool:
+            return (await world.get(f"/conversions/{conversion_id}"))["state"] != "queued"
+
+        await wait_until_async(running)
+    # The worker is gone; whether it ended in time or not, a new controller brings it to its end.
+    await world.conversions.recover()
+    async with world.working():
+        assert (await world.converted(conversion_id))["state"] == "succeeded"
+
+
+async def test_conversion_cut_three_times_is_given_up(world: World) -> None:
+    conversion_id = await world.order()
+    for _ in range(3):
+        async with world.database.unit_of_work() as uow:
+            [queued] = await store.conversions_in(uow.session, ConversionState.QUEUED, limit=1)
+            assert queued.conversion_id == conversion_id
+        await world.conversions._claim()
+        await world.conversions.recover()
+    shown = await world.get(f"/conversions/{conversion_id}")
+    assert (shown["state"], shown["failure"]) == ("failed", "crashed")
+
+
+async def test_release_publishes_artifact_then_manifest_that_names_it(world: World) -> None:
+    released = await world.release()
+    artifact, listed = world.publisher.published
+    data = await world.blobs.read(listed.sha256)
+    document = manifest.decode(data)
+    assert (listed.path, manifest.digest(data)) == (
+        f"releases/{released['release_id']}.json",
+        released["manifest_sha256"],
+    )
+    assert [(a.path, a.sha256) for a in document.artifacts] == [(artifact.path, artifact.sha256)]
+    assert (document.model, document.version_number, document.release_counter) == ("digits", 1, 1)
+    assert (await world.get("/releases"))["items"] == [released]
+
+
+async def test_release_of_the_same_conversion_again_is_the_same(world: World) -> None:
+    released = await world.release()
+    status, again = await world.post("/releases", {"conversion_id": released["conversion_id"]})
+    assert (status, again) == (200, released)
+
+
+async def test_release_cut_before_publishing_goes_on_as_the_same(world: World) -> None:
+    async with world.working():
+        conversion_id = await world.order()
+        await world.converted(conversion_id)
+    world.publisher.away = True
+    status, problem = await world.post("/releases", {"conversion_id": conversion_id})
+    assert (status, problem["reason"]) == (503, "unreachable")
+    assert (await world.get("/releases"))["items"] == []
+    world.publisher.away = False
+    await world.releases.recover()
+    [released] = await world.releases.releases(after=None, limit=10)
+    status, again = await world.post("/releases", {"conversion_id": conversion_id})
+    assert (status, again["release_id"], again["release_counter"]) == (200, released.release_id, 1)
+
+
+async def test_release_of_a_failed_conversion_is_409(world: World) -> None:
+    async with world.working():
+        conversion_id = await world.order("silent")
+        await world.converted(conversion_id)
+    status, problem = await world.post("/releases", {"conversion_id": conversion_id})
+    assert (status, "failed" in str(problem["detail"])) == (409, True)
+
+
+async def test_release_of_an_unknown_conversion_is_422(world: World) -> None:
+    assert (await world.post("/releases", {"conversion_id": "none"}))[0] == 422
+
+
+async def test_release_in_use_cannot_be_deleted(world: World) -> None:
+    release_id = str((await world.release())["release_id"])
+    world.use.users[release_id] = "rollout 7"
+    async with world.api.delete(f"/api/v1/releases/{release_id}") as reply:
+        assert (reply.status, "rollout 7" in await reply.text()) == (409, True)
+    await world.get(f"/releases/{release_id}")
+
+
+async def test_release_deleted_is_gone_and_its_counter_is_never_used_again(world: World) -> None:
+    released = await world.release()
+    async with world.api.delete(f"/api/v1/releases/{released['release_id']}") as reply:
+        assert reply.status == 204
+    async with world.api.get(f"/api/v1/releases/{released['release_id']}") as reply:
+        assert reply.status == 404
+    status, again = await world.post("/releases", {"conversion_id": released["conversion_id"]})
+    assert (status, again["release_counter"]) == (201, 2)
+    assert again["release_id"] != released["release_id"]
+
+
+@pytest.mark.parametrize(("architecture", "fits"), [("x86_64", True), ("riscv64", False)])
+async def test_fit_gives_a_device_its_artifact_or_says_why_not(world: World, architecture: str, fits: bool) -> None:
+    release_id = ReleaseId(str((await world.release())["release_id"]))
+    hardware = DeviceHardware(
+        architecture=architecture, memory_bytes=10**9, cores=4, runtime=Runtime.AI_EDGE_LITERT, runtime_version="2"
+    )
+    async with world.database.unit_of_work(read_only=True) as uow:
+        found = await world.releases.fit(uow, release_id, hardware)
+        facts = await world.releases.facts(uow, release_id)
+    assert (facts.model, facts.release_counter) == ("digits", 1)
+    if fits:
+        assert isinstance(found, ArtifactChoice)
+        assert found.artifact.sha256 == Sha256(world.publisher.published[0].sha256)
+    else:
+        assert isinstance(found, Misfit)
+        assert "riscv64" in found.reason
