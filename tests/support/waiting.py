@@ -1,4 +1,4 @@
-"""Waiting for a condition with a deadline: the only place in the tests that sleeps."""
+"""Waiting for a condition with a deadline; tests themselves never sleep."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar, overload
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Awaitable, Callable
 
 T = TypeVar("T")
@@ -63,6 +64,11 @@ async def wait_until_async(
         if time.monotonic() >= deadline:
             raise DeadlineError(_complaint(condition, what, within_s, value))
         await asyncio.sleep(POLL_S)
+
+
+async def seeded_moment(generator: random.Random, *, between_s: tuple[float, float]) -> None:
+    """Let a drawn time pass, at whose end something is made to happen: a moment to kill at, never a wait for a result."""
+    await asyncio.sleep(generator.uniform(*between_s))
 
 
 def _complaint(condition: object, what: str, within_s: float, value: object) -> str:
