@@ -67,7 +67,7 @@ async def wait_until_async(
 
 
 async def seeded_moment(generator: random.Random, *, between_s: tuple[float, float]) -> None:
-    """Let a drawn time pass, at whose end something is made to happen: a moment to kill at, never a wait for a result."""
+    """Let a drawn time pass, at whose end something is made to happen (a kill): never a wait for a result."""
     await asyncio.sleep(generator.uniform(*between_s))
 
 
