@@ -57,11 +57,11 @@ def heard(assignment: Assignment, report: Report, spec: RolloutSpec, now: dateti
     )
     if said is not None and assignment.opened_at is not None and may_become(assignment.status, said.status):
         assignment = _moved(assignment, said, spec, now)
-    if assignment.returning and _is_back(assignment, report, said):
+    if assignment.going_back and _is_back(assignment, report, said):
         open_still = assignment.status not in TERMINAL
         status = AssignmentStatus.CANCELED if open_still else assignment.status
         reason = HALTED if open_still else assignment.reason
-        assignment = replace(assignment, returning=False, status=status, reason=reason, phase=None, due_at=None)
+        assignment = replace(assignment, going_back=False, status=status, reason=reason, phase=None, due_at=None)
     return assignment
 
 

@@ -105,7 +105,7 @@ class Execution:
                 continue
             status = other.status if other.status in TERMINAL else AssignmentStatus.SUPERSEDED
             reason = f"{SUPERSEDED}: by rollout {spec.rollout_id}"
-            freed = replace(other, status=status, reason=reason, returning=False, due_at=None)
+            freed = replace(other, status=status, reason=reason, going_back=False, due_at=None)
             await self._moved(uow, rival.spec, [(other, freed)])
         return [
             replace(one, status=AssignmentStatus.REJECTED, reason=f"{IN_OTHER_ROLLOUT}: {busy[one.device_id]}")

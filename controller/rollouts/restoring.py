@@ -129,7 +129,7 @@ def _after(uow: UnitOfWork, one: Assignment, mode: HaltMode, *, restored: bool) 
     if one.status is AssignmentStatus.QUEUED and one.unreachable:
         reason = f"{HALTED}: not seen; it finds the former release when it returns"
         return replace(one, status=AssignmentStatus.CANCELED, reason=reason, changed_at=now, due_at=None)
-    return replace(one, returning=restored, due_at=None)
+    return replace(one, going_back=restored, due_at=None)
 
 
 def _taken_away(spec: RolloutSpec, one: Assignment) -> SetRelease:

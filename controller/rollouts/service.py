@@ -149,7 +149,7 @@ class RolloutService:
             stored = await store.load_rollout(uow, one.rollout_id)
             status = one.status if one.status not in store.OPEN_STATUSES else AssignmentStatus.REMOVED
             gone = replace(
-                one, status=status, reason="removed", returning=False, changed_at=uow.clock.now(), due_at=None
+                one, status=status, reason="removed", going_back=False, changed_at=uow.clock.now(), due_at=None
             )
             await store.update_assignments(uow, [gone])
             change = change_of(one, gone, stored.spec)

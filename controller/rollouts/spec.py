@@ -91,7 +91,7 @@ class Assignment:
     reason: str = ""
     activated: bool = False
     unreachable: bool = False
-    returning: bool = False
+    going_back: bool = False
     previous_release_id: ReleaseId | None = None
     paired: PairedCounts = field(default_factory=PairedCounts)
     opened_at: datetime | None = None
@@ -106,6 +106,6 @@ class Assignment:
             opened=self.opened_at is not None,
             activated=self.activated,
             unreachable=self.unreachable,
-            returning=self.returning,
+            going_back=self.going_back,
             flip_ppm=flip_ppm(self.paired, min_pairs=rules.min_pairs),
         )

@@ -139,7 +139,8 @@ async def waiting_assignments(
         _assignments.c.opened_at.is_(None),
         _assignments.c.status == AssignmentStatus.QUEUED,
         _assignments.c.bucket >= lo,
-        _assignments.c.bucket < hi,
+        # `hi` itself may be 2**63, which no database integer holds.
+        _assignments.c.bucket <= hi - 1,
     )
     return await _read(uow, query.order_by(_assignments.c.bucket, _assignments.c.device_id).limit(limit))
 
@@ -161,7 +162,7 @@ async def open_assignments(
     """Read what these devices still have to do or to confirm, of one model or of all."""
     query = sa.select(_assignments).where(
         _assignments.c.device_id.in_(ids),
-        sa.or_(_assignments.c.status.in_(OPEN_STATUSES), _assignments.c.returning),
+        sa.or_(_assignments.c.status.in_(OPEN_STATUSES), _assignments.c.going_back),
     )
     if model is not None:
         query = query.where(_assignments.c.model == model)
@@ -178,7 +179,7 @@ async def waited_for(uow: UnitOfWork, rollout_id: RolloutId, *, closing: bool, l
     """Return the ids of some devices that a rollout waits for."""
     query = sa.select(_assignments.c.device_id).where(_assignments.c.rollout_id == rollout_id)
     if closing:
-        query = query.where(_assignments.c.returning)
+        query = query.where(_assignments.c.going_back)
     else:
         seen = sa.and_(_assignments.c.opened_at.is_not(None), sa.not_(_assignments.c.unreachable))
         query = query.where(_assignments.c.status.in_(OPEN_STATUSES), seen)

@@ -54,7 +54,7 @@ class AssignmentRow(SQLModel, table=True):
     reason: str = Field(default="", sa_type=sa.Text)
     activated: bool = False
     unreachable: bool = False
-    returning: bool = Field(default=False, index=True)
+    going_back: bool = Field(default=False, index=True)
     previous_release_id: str | None = Field(default=None, max_length=36)
     pairs: int = Field(default=0, sa_type=sa.BigInteger)
     flips: int = Field(default=0, sa_type=sa.BigInteger)

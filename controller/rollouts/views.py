@@ -102,7 +102,7 @@ class AssignmentView:
     phase: str | None
     activated: bool
     unreachable: bool
-    returning: bool
+    going_back: bool
     attempt: int
     reason: str
     previous_release_id: str | None
@@ -163,7 +163,7 @@ def rollout_view(stored: Stored) -> RolloutView:
         wave_deadline_s=request.wave_deadline_s,
         unreachable_after_s=request.unreachable_after_s,
         devices_exposed=total.exposed,
-        devices_returning=total.returning,
+        devices_returning=total.going_back,
         waves=[_wave_view(wave, request.policy.min_pairs, ()) for wave in state.waves],
         created_at=spec.created_at,
         created_by=spec.created_by,
@@ -179,7 +179,7 @@ def assignment_view(one: Assignment) -> AssignmentView:
         phase=one.phase,
         activated=one.activated,
         unreachable=one.unreachable,
-        returning=one.returning,
+        going_back=one.going_back,
         attempt=one.attempt,
         reason=one.reason,
         previous_release_id=one.previous_release_id,

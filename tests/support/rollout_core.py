@@ -168,13 +168,13 @@ class CoreRollout:
                 continue
             kept = facts.status is AssignmentStatus.SUCCEEDED and mode is HaltMode.REVERT
             if facts.opened and (kept or facts.status not in TERMINAL):
-                self.change(device, returning=True)
+                self.change(device, going_back=True)
         self.send(Swept(at=self.now))
 
     def come_back(self) -> None:
         """Let every device that was told so confirm that it is back."""
         for device, member in sorted(self.members.items()):
-            if member.facts.returning:
+            if member.facts.going_back:
                 status = member.facts.status
                 ended = status if status in TERMINAL else AssignmentStatus.CANCELED
-                self.change(device, returning=False, status=ended, reason=HALTED)
+                self.change(device, going_back=False, status=ended, reason=HALTED)

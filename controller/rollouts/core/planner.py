@@ -286,7 +286,7 @@ def _close(state: RolloutState, at: datetime, waits_for: tuple[str, ...]) -> Dec
     closing, total = state.closing, state.total
     if closing is None:
         return _decided(state, (), state.why)
-    left = total.returning
+    left = total.going_back
     revert = closing.mode is HaltMode.REVERT
     ended = RolloutStatus.ROLLED_BACK if revert else RolloutStatus.ABORTED
     if closing.swept and left == 0:

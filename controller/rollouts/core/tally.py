@@ -68,7 +68,7 @@ class AssignmentFacts:
     activated: bool = False
     unreachable: bool = False
     """Told, but nobody has seen the device since, for longer than the rollout waits."""
-    returning: bool = False
+    going_back: bool = False
     """Told to go back after a halt, and not yet known to be back."""
     flip_ppm: int | None = None
     """Share of the device's paired requests answered differently, in millionths; None without enough pairs."""
@@ -133,7 +133,7 @@ class Tally:
     activated: int = 0
     exposed: int = 0
     """Devices that activated, or failed before: the trials of the failure guard."""
-    returning: int = 0
+    going_back: int = 0
     paired: int = 0
     """Devices with enough pairs."""
     flip_ppm: int = 0
@@ -162,7 +162,7 @@ def count(facts: AssignmentFacts) -> Tally:
         "opened": int(facts.opened),
         "activated": int(activated),
         "exposed": int(activated or failed),
-        "returning": int(facts.returning),
+        "going_back": int(facts.going_back),
         "paired": int(rate is not None),
         "flip_ppm": rate or 0,
         "flip_ppm_squared": (rate or 0) ** 2,

@@ -62,7 +62,7 @@ class PlannerMachine(RuleBasedStateMachine):
     def remove(self, pick: int) -> None:
         device = self._pick(pick)
         if device is not None and self.rollout.members[device].facts.status not in TERMINAL:
-            self.rollout.change(device, status=AssignmentStatus.REMOVED, reason="removed", returning=False)
+            self.rollout.change(device, status=AssignmentStatus.REMOVED, reason="removed", going_back=False)
 
     @rule(name=st.integers(0, 50))
     def join(self, name: int) -> None:

@@ -27,7 +27,7 @@ facts_of_any_kind = st.builds(
     opened=st.booleans(),
     activated=st.booleans(),
     unreachable=st.booleans(),
-    returning=st.booleans(),
+    going_back=st.booleans(),
     flip_ppm=st.none() | st.integers(0, 1_000_000),
 )
 
