@@ -96,7 +96,8 @@ def prepare(items: Tensor, pipeline: CompiledPipeline, field: str) -> list[Tenso
 def _read(path: Path, name: str, keys: dict[str, str]) -> dict[str, Tensor]:
     try:
         # Pickled objects would run code when read.
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InvalidInputError(field=name, problem="is a single array, not an .npz", remedy=keys["x"])
             for key, remedy in keys.items():

@@ -117,7 +117,7 @@ def _layer_name(node: dict[str, object]) -> str:
 
 
 def _check_declared(place: str, node: dict[str, object]) -> None:
-    name, module = node.get("class_name"), node.get("module")
+    name, module = str(node.get("class_name")), node.get("module")
     if name in _CODE:
         raise InvalidInputError(
             field=_FIELD,
@@ -131,7 +131,7 @@ def _check_declared(place: str, node: dict[str, object]) -> None:
             field=_FIELD, problem=f"{place} is a {name}, which may run or read what is not in the file"
         )
     known = isinstance(module, str) and (module in _MODULES or module.startswith(_MODULE_PREFIXES))
-    if not known or not isinstance(name, str) or not name[:1].isupper():
+    if not known or not name[:1].isupper():
         raise InvalidInputError(
             field=_FIELD,
             problem=f"{place} is of class {module}.{name}, which is no part of Keras: it would run its own code",

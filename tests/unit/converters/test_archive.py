@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from converters.loaders.archive import check_archive
+from shared.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DENSE = {"module": "keras.layers", "class_name": "Dense", "config": {"name": "head", "units": 3}}
+
+
+def declared(*layers: object) -> dict[str, object]:
+    return {"module": "keras", "class_name": "Sequential", "config": {"name": "net", "layers": list(layers)}}
+
+
+def saved(tmp_path: Path, config: object, **members: bytes) -> Path:
+    path = tmp_path / "model"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("model.weights.h5", b"weights")
+        for name, content in members.items():
+            archive.writestr(name.replace("__", "/"), content)
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(InvalidInputError) as caught:
+        check_archive(path)
+    assert caught.value.field == "source"
+    return str(caught.value)
+
+
+def test_archive_of_keras_layers_passes(tmp_path: Path) -> None:
+    check_archive(saved(tmp_path, declared(DENSE)))
+
+
+def test_archive_with_lambda_is_refused_naming_the_layer(tmp_path: Path) -> None:
+    code = {"class_name": "__lambda__", "config": {"code": "4wEAAAA="}}
+    layer = {"module": "keras.layers", "class_name": "Lambda", "config": {"name": "twice", "function": code}}
+    said = refusal(saved(tmp_path, declared(DENSE, layer)))
+    assert "layer 'twice'" in said
+    assert "would run code" in said
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        {"module": "builtins", "class_name": "function", "config": "exec", "registered_name": "function"},
+        {"module": "keras.utils", "class_name": "function", "config": "get_file"},
+        {"module": "os", "class_name": "System", "config": {}},
+        {"module": "keras.src.ops.numpy", "class_name": "eval", "config": {}},
+        {"module": "keras.saving", "class_name": "Load_model", "config": {}},
+        {"class_name": "Dense", "config": {}},
+        {"module": ["keras"], "class_name": "Dense", "config": {}},
+        {"module": "keras.layers", "class_name": ["Dense"], "config": {}},
+        {"module": "keras.layers", "class_name": "TFSMLayer", "config": {"filepath": "/tmp/x"}},
+        {"module": "keras.layers", "class_name": "TorchModuleWrapper", "config": {"module": "gAR9"}},
+        {"module": "keras.layers", "class_name": "StringLookup", "config": {"vocabulary": "/etc/passwd"}},
+    ],
+)
+def test_archive_attack_hidden_in_a_layer_is_refused(tmp_path: Path, attack: dict[str, object]) -> None:
+    layer = {**DENSE, "config": {"name": "head", "activation": [{"deep": attack}]}}
+    assert "layer 'head'" in refusal(saved(tmp_path, declared(layer)))
+
+
+def test_archive_of_somebodys_own_class_is_refused_by_its_name(tmp_path: Path) -> None:
+    own = {"module": "our.layers", "class_name": "Blend", "config": {"name": "blend"}, "registered_name": "our>Blend"}
+    assert "our.layers.Blend, which is no part of Keras" in refusal(saved(tmp_path, declared(own)))
+
+
+def test_archive_nested_without_end_is_read(tmp_path: Path) -> None:
+    nested: object = DENSE
+    for _ in range(400):
+        nested = {"config": [nested]}
+    check_archive(saved(tmp_path, declared(nested)))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "no Keras model"),
+        (b"hello, world", "no Keras model"),
+        (b"\x89HDF\r\n\x1a\n" + b"\0" * 100, "HDF5"),
+        (pickle.dumps({"weights": [1, 2]}), "pickle"),
+    ],
+)
+def test_archive_of_another_kind_is_refused_by_its_kind(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "model.keras"
+    path.write_bytes(content)
+    assert said in refusal(path)
+
+
+def test_archive_of_pytorch_is_refused_as_pickle(tmp_path: Path) -> None:
+    assert "pickle" in refusal(saved(tmp_path, {}, archive__data=b"", **{"archive__data.pkl": b"\x80\x02."}))
+
+
+def test_archive_without_weights_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "{}")
+    assert "it holds no config.json and model.weights.h5" in refusal(path)
+
+
+def test_archive_cut_in_the_middle_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, declared(DENSE))
+    path.write_bytes(path.read_bytes()[:-30])
+    assert "no Keras model" in refusal(path)
+
+
+def test_archive_whose_configuration_is_no_json_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "{not json")
+        archive.writestr("model.weights.h5", b"")
+    assert "no Keras model" in refusal(path)
