@@ -42,7 +42,7 @@ class DirectorTrust(msgspec.Struct, frozen=True, kw_only=True):
     """Who may seal Desired and Pulse, by word of the top-level targets role alone."""
 
     keys: dict[KeyId, str]
-    """Raw ed25519 public keys in hex, by `signing.key_id`."""
+    """Raw ed25519 public keys, 64 hexadecimal digits, by `signing.key_id`."""
     min_release_counter: int
     installation_id: InstallationId
     expires_at: datetime

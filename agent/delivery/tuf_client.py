@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
 import urllib3
@@ -57,10 +57,14 @@ _REDIRECTS = range(300, 400)
 _ERRORS = 400
 
 
+PublicHex = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+"""A raw ed25519 public key, so that whoever reads it later need not wonder whether it is one."""
+
+
 class _DirectorNote(msgspec.Struct, frozen=True, kw_only=True):
     """`custom` of the pseudo target `director.json`."""
 
-    keys: dict[KeyId, str]
+    keys: dict[KeyId, PublicHex]
     min_release_counter: int
     installation_id: InstallationId
 

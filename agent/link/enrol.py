@@ -9,31 +9,18 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 import msgspec
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
-from cryptography.x509.oid import NameOID
 
-from agent.delivery.durable import sync_folder, write_whole
+from agent.delivery.durable import write_whole
 from agent.link.answers import answer_within, problem_in, read_bounded, retry_after_s, story
+from agent.link.certificates import check_certificate, fingerprint, own_key, signing_request
 from agent.link.identity import BrokerAddress, Identity, identity_files
 from shared.errors import ConflictError, InvalidInputError, UnreachableError, UntrustedError
 from shared.hardware import DeviceHardware
 from shared.ids import DeviceId, InstallationId, SiteId, device_id
-from shared.manifest import digest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.link.identity import IdentityFiles
 
 _TIMEOUT_S = 30.0
 _NEW_INVITE = "ask the operator for a new invite"
@@ -107,14 +94,18 @@ async def enrol(invite: Invite, *, state_dir: Path, hardware: DeviceHardware) ->
     files = identity_files(state_dir)
     if files.document.exists():
         raise ConflictError(kind="identity", name=str(files.document), problem="exists: this device is enrolled")
-    key = _own_key(files)
-    admission = await _apply(invite, key, hardware)
-    _check(admission, invite, key)
+    key = own_key(files)
+    admission = await _apply(invite, signing_request(key, invite.device_id), hardware)
+    if admission.device_id != invite.device_id:
+        raise UntrustedError(f"the invite is for {invite.device_id!r}, the answer for {admission.device_id!r}")
+    if not admission.tuf_root:
+        raise UntrustedError("the answer has no root of trust, so nothing could ever be verified")
+    check_certificate(admission.certificate_pem, admission.ca_pem, device=invite.device_id, key=key)
     identity = Identity(
         device_id=admission.device_id,
         site=admission.site,
         installation_id=admission.installation_id,
-        key_fingerprint=digest(_public_der(key)),
+        key_fingerprint=fingerprint(key),
         controller_url=invite.controller_url.rstrip("/"),
         broker=admission.broker,
         tuf_root=admission.tuf_root,
@@ -125,31 +116,9 @@ async def enrol(invite: Invite, *, state_dir: Path, hardware: DeviceHardware) ->
     return identity
 
 
-def _own_key(files: IdentityFiles) -> ec.EllipticCurvePrivateKey:
-    """Return the key of this device, made at the first try and kept for every other: the token is bound to it."""
-    files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    sync_folder(files.folder.parent)
-    if files.key.exists():
-        try:
-            key = load_pem_private_key(files.key.read_bytes(), password=None)
-        except ValueError as exc:
-            raise InvalidInputError(field=str(files.key), problem="is no key", remedy="remove it") from exc
-        if isinstance(key, ec.EllipticCurvePrivateKey):
-            files.key.chmod(0o600)
-            return key
-    key = ec.generate_private_key(ec.SECP256R1())
-    write_whole(files.key, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return key
-
-
-async def _apply(invite: Invite, key: ec.EllipticCurvePrivateKey, hardware: DeviceHardware) -> _Admission:
+async def _apply(invite: Invite, csr_pem: str, hardware: DeviceHardware) -> _Admission:
     """Ask the controller that the invite names, and no other, for a certificate. Raises as `enrol`."""
-    # The controller names the certificate after the invite and ignores what a device asks to be called.
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, invite.device_id)])
-    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-    application = _Application(
-        token=invite.token, csr_pem=request.public_bytes(Encoding.PEM).decode(), hardware=hardware
-    )
+    application = _Application(token=invite.token, csr_pem=csr_pem, hardware=hardware)
     url = f"{invite.controller_url.rstrip('/')}/device/v1/enrol"
     connector = aiohttp.TCPConnector(ssl=_pinned(invite.ca_pem))
     async with (
@@ -185,34 +154,3 @@ def _pinned(ca_pem: str) -> ssl.SSLContext:
     except ssl.SSLError as exc:
         raise InvalidInputError(field="ca_pem", problem="is no certificate", remedy=_NEW_INVITE) from exc
     return context
-
-
-def _check(admission: _Admission, invite: Invite, key: ec.EllipticCurvePrivateKey) -> None:
-    """Refuse an answer that would leave this device with somebody else's identity, or with none that works."""
-    try:
-        certificate = x509.load_pem_x509_certificate(admission.certificate_pem.encode())
-        authorities = x509.load_pem_x509_certificates(admission.ca_pem.encode())
-    except ValueError as exc:
-        raise UntrustedError(f"the answer's certificates cannot be read: {exc}") from exc
-    # More than one while an installation changes its authority.
-    if not any(_issued(certificate, authority) for authority in authorities):
-        raise UntrustedError("the certificate is not of the authority that came with it")
-    names = [name.value for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    if admission.device_id != invite.device_id or names != [invite.device_id]:
-        raise UntrustedError(f"the invite is for {invite.device_id!r}, the certificate for {names}")
-    if certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != _public_der(key):
-        raise UntrustedError("the certificate is for another key")
-    if not admission.tuf_root:
-        raise UntrustedError("the answer has no root of trust")
-
-
-def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
-
-
-def _public_der(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

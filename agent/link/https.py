@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import ssl
     from types import TracebackType
 
+_JSON = {"Content-Type": "application/json"}
+
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
     """One life of the control process, as the controller numbers it."""
@@ -25,6 +27,18 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     """Grows with every session of a device; (boot_id, seq) orders everything that it ever sent."""
     mac_key: bytes
     """Key for the MAC of every upward message of this life."""
+
+
+class _Renewal(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of `POST /device/v1/renew`."""
+
+    csr_pem: str
+
+
+class _Renewed(msgspec.Struct, frozen=True, kw_only=True):
+    """Its answer."""
+
+    certificate_pem: str
 
 
 class DeviceApi:
@@ -74,6 +88,14 @@ class DeviceApi:
         except msgspec.DecodeError as exc:
             raise UnreachableError(f"the controller's session is not one: {exc}") from exc
 
+    async def renew(self, csr_pem: str) -> str:
+        """Have this device's key certified for another lifetime; returns the certificate. Raises as `session`."""
+        _, body = await self._call("POST", "renew", body=msgspec.json.encode(_Renewal(csr_pem=csr_pem)))
+        try:
+            return msgspec.json.decode(body, type=_Renewed).certificate_pem
+        except msgspec.DecodeError as exc:
+            raise UnreachableError(f"the controller's certificate is none: {exc}") from exc
+
     async def desired(self) -> bytes | None:
         """Return the newest sealed Desired, or None when there is none yet. Raises as `session`."""
         status, body = await self._call("GET", "desired", missing_is_fine=True)
@@ -84,15 +106,17 @@ class DeviceApi:
         _, body = await self._call("GET", "pulse")
         return body
 
-    async def _call(self, method: str, endpoint: str, *, missing_is_fine: bool = False) -> tuple[int, bytes]:
+    async def _call(
+        self, method: str, endpoint: str, *, body: bytes | None = None, missing_is_fine: bool = False
+    ) -> tuple[int, bytes]:
         url = f"{self._url}/device/v1/{endpoint}"
         async with (
             answer_within(url, self._timeout_s),
-            self.http.request(method, url, allow_redirects=False) as response,
+            self.http.request(method, url, data=body, headers=_JSON, allow_redirects=False) as response,
         ):
-            body = await read_bounded(response)
+            answer = await read_bounded(response)
         if response.status == HTTPStatus.OK or (missing_is_fine and response.status == HTTPStatus.NOT_FOUND):
-            return response.status, body
+            return response.status, answer
         if response.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-            raise UntrustedError(f"the controller refuses this device: {story(response.status, body)}")
-        raise UnreachableError(f"{url}: {story(response.status, body)}", retry_after_s=retry_after_s(response))
+            raise UntrustedError(f"the controller refuses this device: {story(response.status, answer)}")
+        raise UnreachableError(f"{url}: {story(response.status, answer)}", retry_after_s=retry_after_s(response))

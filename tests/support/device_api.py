@@ -106,6 +106,7 @@ class DeviceServer:
         app = web.Application()
         app.router.add_post("/device/v1/enrol", self._enrol)
         app.router.add_post("/device/v1/session", self._session)
+        app.router.add_post("/device/v1/renew", self._renew)
         app.router.add_get("/device/v1/desired", self._desired)
         app.router.add_get("/device/v1/pulse", self._pulse)
         app.router.add_get("/device/v1/tuf/metadata/{name}", self._metadata)
@@ -185,6 +186,14 @@ class DeviceServer:
         self._device(request)
         self._boots += 1
         reply = {"boot_id": f"{self._boots:012d}", "mac_key": base64.b64encode(self.mac_key).decode()}
+        return self._small(request, fault, msgspec.json.encode(reply))
+
+    async def _renew(self, request: web.Request) -> web.StreamResponse:
+        fault = self._fault(request)
+        device = self._device(request)
+        public = x509.load_pem_x509_csr((await request.json())["csr_pem"].encode()).public_key()
+        assert isinstance(public, ec.EllipticCurvePublicKey)
+        reply = {"certificate_pem": self.authority.issue_device(device, public)}
         return self._small(request, fault, msgspec.json.encode(reply))
 
     async def _desired(self, request: web.Request) -> web.StreamResponse:

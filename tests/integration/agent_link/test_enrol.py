@@ -145,7 +145,7 @@ async def test_enrol_redirected_does_not_carry_the_token_along(site: Site) -> No
 
 async def test_enrol_answered_for_another_device_is_untrusted(site: Site) -> None:
     site.server.tokens[TOKEN] = DeviceId("dev-8")
-    with pytest.raises(UntrustedError, match=r"'dev-7'.*dev-8"):
+    with pytest.raises(UntrustedError, match=r"'dev-7'.*'dev-8'"):
         await site.enrol()
     assert not site.enrolled()
 

@@ -106,6 +106,13 @@ async def test_director_key_replaced_is_seen(server: DeviceServer, settings: Rep
     assert (director.keys, director.min_release_counter) == ({"1" * 64: "2" * 64}, 5)
 
 
+async def test_director_key_that_is_none_is_untrusted(server: DeviceServer, settings: RepositorySettings) -> None:
+    server.repository.set_director({"1" * 64: "not a key"}, INSTALLATION, 0)
+    server.repository.publish()
+    with pytest.raises(UntrustedError, match=r"director\.json.*keys"):
+        await refresh(settings, [])
+
+
 @pytest.mark.parametrize("name", ["timestamp.json", "snapshot.json", "targets.json", "bins-"])
 async def test_hostile_mirror_flipping_metadata_is_untrusted(
     server: DeviceServer, settings: RepositorySettings, name: str
