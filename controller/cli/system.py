@@ -1,0 +1,100 @@
+"""`litefleet controller`, `broker` and `status`: the controller itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from controller.cli.output import OUT, Format, FormatOption, fail, show_json
+from controller.cli.session import EXIT_USAGE, session
+from controller.toml import write_settings
+from shared.clock import SystemClock
+from shared.errors import LitefleetError
+
+controller_app = typer.Typer(help="The controller: set one up, run it.", no_args_is_help=True)
+broker_app = typer.Typer(help="The MQTT broker's configuration.", no_args_is_help=True)
+
+ConfigOption = Annotated[Path, typer.Option("--config", exists=True, dir_okay=False, help="The controller.toml.")]
+
+_CONFIG_NAME = "controller.toml"
+
+
+@controller_app.command("init")
+def init(
+    state: Annotated[Path, typer.Option(help="Folder of all that the controller keeps; made if missing.")],
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="Name or address by which devices reach this machine; repeat. Default: localhost."),
+    ] = None,
+    database_url: Annotated[
+        str, typer.Option(envvar="LITEFLEET_CONTROLLER_DATABASE_URL", help="Default: SQLite.")
+    ] = "",
+    broker_port: Annotated[int, typer.Option(help="TCP port of the broker.")] = 8883,
+) -> None:
+    """Write a first controller.toml, and the configuration of a mosquitto that knows this installation's devices."""
+    folder = state.expanduser().absolute()
+    config = folder / _CONFIG_NAME
+    if config.exists():
+        fail(f"{config} exists already", remedy="edit it, or choose another --state", code=EXIT_USAGE)
+    names = name or ["localhost", "127.0.0.1"]
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_settings(config, {"state_dir": str(folder), "device_names": names, "broker_port": broker_port})
+    except OSError as exc:
+        fail(f"cannot write {config}: {exc.strerror}", code=EXIT_USAGE)
+    if database_url:  # it may hold a password, so it stays in the environment
+        OUT.print("the database's URL is read from LITEFLEET_CONTROLLER_DATABASE_URL; it was not written down")
+    written = _write_broker(config, host="0.0.0.0")  # noqa: S104 - mutual TLS; devices come from elsewhere
+    OUT.print(f"wrote {config}\nwrote {written}\n")
+    OUT.print(f"next: mosquitto -c {written}\n      litefleet controller run --config {config}")
+
+
+@controller_app.command("run")
+def run(config: ConfigOption) -> None:
+    """Run the controller in the foreground until SIGTERM."""
+    os.execv(sys.executable, [sys.executable, "-m", "controller", "--config", str(config)])  # noqa: S606 - no shell
+
+
+@broker_app.command("config")
+def broker_config(
+    config: ConfigOption,
+    host: Annotated[str, typer.Option(help="Address on which the broker listens.")] = "0.0.0.0",  # noqa: S104 - as above
+) -> None:
+    """Write mosquitto's configuration again, after names, ports or certificates changed."""
+    OUT.print(f"wrote {_write_broker(config, host=host)}")
+
+
+def _write_broker(config: Path, *, host: str) -> Path:
+    from controller.config import load
+    from controller.trust.authority import Authority
+    from controller.trust.broker_config import write_broker_config
+
+    try:
+        settings = load(config, os.environ)
+        authority = Authority.open(settings.state_dir / "authority", SystemClock())
+        return write_broker_config(
+            settings.state_dir / "broker",
+            authority,
+            host=host,
+            port=settings.broker_port,
+            names=[*settings.device_names, settings.device_broker_host or settings.broker_host],
+        )
+    except (LitefleetError, OSError) as exc:
+        fail(str(exc), code=EXIT_USAGE)
+
+
+def status(context: typer.Context, output: FormatOption = Format.TABLE) -> None:
+    """Show the controller itself: whether it runs, reaches its broker, and how its keys are kept."""
+    found = session(context).run(lambda api: api.status())
+    if output is Format.JSON:
+        show_json(found)
+        return
+    OUT.print(f"installation  {found.installation_id}  (litefleet {found.version})")
+    OUT.print(f"devices       {found.devices}")
+    OUT.print(f"broker        {'connected' if found.broker_connected else '[red]not connected[/red]'}")
+    keys = "[yellow]lab mode: all signing keys are on the controller[/yellow]" if found.lab_mode else "offline root"
+    OUT.print(f"keys          {keys}")

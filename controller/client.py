@@ -1,0 +1,222 @@
+"""The REST API from the other side: what the CLI and the demo speak. One file wraps the HTTP client.
+
+Views hold what a person is shown; readers ignore fields that they do not know, so that an older CLI reads a newer
+controller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import aiohttp
+import msgspec
+
+from controller.views import (
+    AssignmentView,
+    ConversionView,
+    DecisionView,
+    DeviceView,
+    InviteView,
+    ModelView,
+    Page,
+    PlanView,
+    ReleaseView,
+    RolloutView,
+    StatusView,
+    UploadView,
+    VersionView,
+)
+from shared.errors import PermanentError, UnreachableError
+from shared.ids import Sha256
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+T = TypeVar("T")
+
+REQUEST_TIMEOUT_S = 30.0
+"""Any single call; uploads send one piece per call, so that a slow link only needs a fast enough piece."""
+PIECE_BYTES = 1024 * 1024
+_PAGE = 200
+
+
+class ApiError(PermanentError):
+    """The controller refused a call, with a problem document (RFC 9457)."""
+
+    def __init__(self, *, http_status: int, title: str, detail: str, reason: str) -> None:
+        super().__init__(detail or title)
+        self.http_status, self.title, self.detail = http_status, title, detail
+        self.reason = reason
+
+
+class _Problem(msgspec.Struct, frozen=True):
+    title: str = ""
+    detail: str = ""
+    reason: str = ""
+
+
+class Client:
+    """A session with one controller. Use as `async with Client(url, token) as api`."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._url = url.rstrip("/")
+        self._session = aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {token}"}, timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
+        )
+
+    async def __aenter__(self) -> Self:
+        """Return the client; the connection opens with the first call."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connections."""
+        await self._session.close()
+
+    async def call(
+        self, method: str, path: str, body: object = None, *, data: bytes | None = None, headers: Mapping[str, str] = {}
+    ) -> bytes:
+        """Make one call under `/api/v1` and return the body.
+
+        Raises:
+            ApiError: the controller refused it.
+            UnreachableError: nothing answers at that address, or not in time.
+        """
+        payload = data if data is not None else (msgspec.json.encode(body) if body is not None else None)
+        kind = "application/octet-stream" if data is not None else "application/json"
+        try:
+            async with (
+                asyncio.timeout(REQUEST_TIMEOUT_S),
+                self._session.request(
+                    method, f"{self._url}/api/v1{path}", data=payload, headers={"Content-Type": kind, **headers}
+                ) as reply,
+            ):
+                content = await reply.read()
+                if reply.status >= 400:  # noqa: PLR2004 - HTTP: 4xx and 5xx are refusals
+                    raise _api_error(reply.status, reply.reason or "", content)
+                return content
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            message = f"controller at {self._url} does not answer: {str(exc) or 'no reply in time'}"
+            raise UnreachableError(message) from exc
+
+    async def get(self, path: str, kind: type[T]) -> T:
+        """Read one resource. Raises ApiError, UnreachableError."""
+        return msgspec.json.decode(await self.call("GET", path), type=kind)
+
+    async def pages(self, path: str, kind: type[T]) -> AsyncIterator[T]:
+        """Walk a list to its end, page by page."""
+        after: str | None = None
+        while True:
+            mark = "&" if "?" in path else "?"
+            cursor = f"&after={after}" if after is not None else ""
+            raw = await self.call("GET", f"{path}{mark}limit={_PAGE}{cursor}")
+            page = msgspec.json.decode(raw, type=Page)
+            for item in page.items:
+                yield msgspec.json.decode(item, type=kind)
+            if page.next is None:
+                return
+            after = page.next
+
+    async def listed(self, path: str, kind: type[T]) -> list[T]:
+        """Read a whole list."""
+        return [item async for item in self.pages(path, kind)]
+
+    async def post(self, path: str, body: object, kind: type[T]) -> T:
+        """Create or act. Raises ApiError, UnreachableError."""
+        return msgspec.json.decode(await self.call("POST", path, body), type=kind)
+
+    async def upload(self, path: Path, progress: Callable[[int, int], None] = lambda _sent, _total: None) -> Sha256:
+        """Bring a file to the controller, from where an earlier attempt was cut, and return its digest.
+
+        `progress` is told (bytes there, bytes in all).
+        """
+        size, digest = await asyncio.to_thread(_measure, path)
+        state = await self.post("/uploads", {"sha256": digest, "size_bytes": size}, UploadView)
+        progress(state.offset_bytes, size)
+        with path.open("rb") as source:
+            while not state.complete:
+                source.seek(state.offset_bytes)
+                piece = await asyncio.to_thread(source.read, PIECE_BYTES)
+                raw = await self.call(
+                    "PATCH", f"/uploads/{digest}", data=piece, headers={"Upload-Offset": str(state.offset_bytes)}
+                )
+                state = msgspec.json.decode(raw, type=UploadView)
+                progress(state.offset_bytes, size)
+        return digest
+
+    async def models(self) -> list[ModelView]:
+        """List the models."""
+        return await self.listed("/models", ModelView)
+
+    async def versions(self, model: str) -> list[VersionView]:
+        """List the versions of a model."""
+        return await self.listed(f"/models/{model}/versions", VersionView)
+
+    async def conversion(self, conversion_id: str) -> ConversionView:
+        """Read how a conversion stands."""
+        return await self.get(f"/conversions/{conversion_id}", ConversionView)
+
+    async def releases(self) -> list[ReleaseView]:
+        """List the releases."""
+        return await self.listed("/releases", ReleaseView)
+
+    async def devices(self, query: str = "all") -> list[DeviceView]:
+        """List the devices that match a label query."""
+        return await self.listed(f"/devices?query={query}", DeviceView)
+
+    async def device(self, device: str) -> DeviceView:
+        """Read one device: what it should run, what it says it runs, and why they differ."""
+        return await self.get(f"/devices/{device}", DeviceView)
+
+    async def invite(self, device: str, *, site: str, labels: Mapping[str, str]) -> InviteView:
+        """Make a device known and return the invite with which it enrols, once."""
+        return await self.post("/devices", {"device_id": device, "site": site, "labels": dict(labels)}, InviteView)
+
+    async def rollouts(self) -> list[RolloutView]:
+        """List the rollouts, newest first."""
+        return await self.listed("/rollouts", RolloutView)
+
+    async def rollout(self, rollout_id: str) -> RolloutView:
+        """Read how a rollout stands and why."""
+        return await self.get(f"/rollouts/{rollout_id}", RolloutView)
+
+    async def plan_rollout(self, body: object) -> PlanView:
+        """Say who would be in which wave and which gates could decide, without starting anything."""
+        return await self.post("/rollouts/plan", body, PlanView)
+
+    async def start_rollout(self, body: object) -> RolloutView:
+        """Start a rollout."""
+        return await self.post("/rollouts", body, RolloutView)
+
+    async def assignments(self, rollout_id: str) -> list[AssignmentView]:
+        """List every device's share of a rollout."""
+        return await self.listed(f"/rollouts/{rollout_id}/assignments", AssignmentView)
+
+    async def decisions(self, rollout_id: str) -> list[DecisionView]:
+        """List what was decided, when and why, oldest first."""
+        return await self.listed(f"/rollouts/{rollout_id}/decisions", DecisionView)
+
+    async def status(self) -> StatusView:
+        """Read the state of the controller itself."""
+        return await self.get("/status", StatusView)
+
+
+def _measure(path: Path) -> tuple[int, Sha256]:
+    with path.open("rb") as source:
+        digest = hashlib.file_digest(source, "sha256").hexdigest()
+    return path.stat().st_size, Sha256(digest)
+
+
+def _api_error(http_status: int, phrase: str, content: bytes) -> ApiError:
+    try:
+        problem = msgspec.json.decode(content, type=_Problem)
+    except msgspec.DecodeError:
+        problem = _Problem(title=phrase)
+    return ApiError(
+        http_status=http_status, title=problem.title or phrase, detail=problem.detail, reason=problem.reason
+    )

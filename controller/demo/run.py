@@ -1,0 +1,189 @@
+"""The demo from beginning to end, and the claims that it holds itself to."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from controller.demo.attacks import forge_desired, tampered
+from controller.demo.claims import Claims, broken, summary
+from controller.demo.processes import ProgramFailedError
+from controller.demo.screen import Screen
+from controller.demo.story import DemoFailedError, Story
+from controller.demo.world import World, build
+from shared.clock import SystemClock
+from shared.errors import LitefleetError
+
+if TYPE_CHECKING:
+    from controller.demo.load import InferenceLoad
+    from controller.views import ArtifactView, ConversionView, ReleaseView
+
+_LOAD_REQUESTS = 500
+_LOAD_TIMEOUT_S = 120.0
+
+
+async def run_demo(*, devices: int, keep: bool, ci: bool) -> int:
+    """Run the demo and return the exit code: 0 when every claim held."""
+    clock = SystemClock()
+    screen = Screen(clock)
+    folder = Path(tempfile.mkdtemp(prefix="litefleet-demo-"))
+    screen.title("litefleet demo")
+    screen.step(f"everything is kept in {folder}")
+    claims: Claims | None = None
+    problem = ""
+    world: World | None = None
+    try:
+        world = await build(folder, devices=devices, screen=screen)
+        async with world.client() as api:
+            claims = await _tell(Story(world=world, api=api, screen=screen, clock=clock))
+        problem = broken(claims, devices=devices)
+        screen.show(summary(claims))
+        if keep and not problem:
+            await _stay(world, screen)
+    except (LitefleetError, ExceptionGroup) as exc:
+        problem = _message(exc)
+    finally:
+        if world is not None:
+            await world.programs.stop()
+    if problem:
+        screen.warn(f"{problem}\n  logs: {folder / 'logs'}")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    if ci:
+        line = msgspec.to_builtins(claims) if claims is not None else {}
+        sys.stdout.write(msgspec.json.encode({**line, **({"error": problem} if problem else {})}).decode() + "\n")
+    return 1 if problem else 0
+
+
+async def _tell(story: Story) -> Claims:
+    screen = story.screen
+    screen.title("1  A first release")
+    screen.step("training a small network on handwritten digits (scikit-learn)")
+    folder_v1 = await story.train("v1")
+    first, conversion = await story.release(folder_v1)
+    _show_release(story, first, conversion)
+    episode_v1 = await story.roll_out(first)
+    _must(episode_v1.rollout.state == "completed", "the first release did not reach every device")
+    screen.done(f"{first.name} serves on {len(episode_v1.assignments)} devices after {episode_v1.seconds:.0f} s")
+
+    async with asyncio.TaskGroup() as tasks:
+        load = story.start_load(tasks, folder_v1 / "client.npz")
+        try:
+            return await _under_load(story, load, conversion, first)
+        finally:
+            load.stop()
+
+
+async def _under_load(story: Story, load: InferenceLoad, conversion: ConversionView, first: ReleaseView) -> Claims:
+    screen = story.screen
+    screen.title("2  A better one, while clients keep asking")
+    second, _ = await story.release(await story.train("v2"))
+    episode_v2 = await story.roll_out(second)
+    _must(episode_v2.rollout.state == "completed", "the better release did not reach every device")
+    await _enough(load)
+    requests, failed = load.tally.requests, load.tally.failed
+    screen.done(
+        f"{second.name} serves everywhere after {episode_v2.seconds:.0f} s; "
+        f"{requests} requests, {failed} failed, {100 * load.tally.accuracy():.1f} % right"
+    )
+
+    screen.title("3  A wrong one: trained on labels that a mapping mistake shuffled")
+    wrong, _ = await story.release(await story.train("wrong"))
+    screen.done(f"{wrong.name} converts faithfully and is signed: neither conversion nor golden check can know better")
+    artifact = _deployed(wrong.artifacts)
+    screen.step("first, a mirror serves it with one altered byte")
+    blobs = story.world.controller_state / "blobs"
+    with tampered(next(blobs.rglob(artifact.sha256))):
+        altered = await story.roll_out(wrong)
+    refusals = [a.reason for a in altered.assignments if a.reason]
+    tampered_refused = not altered.exposed() and any("digest" in reason for reason in refusals)
+    screen.done(f"refused: {refusals[0] if refusals else 'no reason reported'}")
+    screen.step("then the genuine, wrong model")
+    bad = await story.roll_out(wrong, override=True)
+    back = await story.running_everywhere(second)
+    reverted_s = bad.seconds - (bad.first_activation_s if bad.first_activation_s is not None else bad.seconds)
+    screen.done(
+        f"{len(bad.exposed())} device(s) tried it, beside the model that answered; gone after {reverted_s:.1f} s"
+    )
+
+    screen.title("4  A broker that forges an order")
+    victim = story.world.agents[0].name
+    answer = await forge_desired(story.api, story.world.broker, device=victim, clock=story.clock)
+    untouched = not await story.running_everywhere(second)
+    screen.done(f"{victim} refused it: {answer or 'no answer'}")
+    load.stop()
+    float32 = next(a for a in conversion.artifacts if a.scheme == "float32")
+    deployed = _deployed(first.artifacts)
+    return Claims(
+        accuracy_float=float32.accuracy.source,
+        accuracy_artifact=deployed.accuracy.artifact,
+        bytes_float=float32.length_bytes,
+        bytes_artifact=deployed.length_bytes,
+        devices=len(story.world.agents),
+        requests=requests,
+        requests_failed=failed,
+        bad_release_devices_exposed=len(bad.exposed()),
+        bad_release_seconds_to_reverted=round(reverted_s, 2),
+        bad_release_answers=load.tally.by_version.get(str(wrong.version_number), 0),
+        bad_release_state=bad.rollout.state,
+        devices_not_back=len(back),
+        first_wave_devices=bad.rollout.waves[0].devices,
+        tampered_refused=tampered_refused,
+        forged_refused=bool(answer) and untouched,
+    )
+
+
+async def _enough(load: InferenceLoad) -> None:
+    async with asyncio.timeout(_LOAD_TIMEOUT_S):
+        while load.tally.requests < _LOAD_REQUESTS:
+            await asyncio.sleep(0.1)
+
+
+def _show_release(story: Story, release: ReleaseView, conversion: ConversionView) -> None:
+    for artifact in conversion.artifacts:
+        refused = f"  refused: {artifact.refused}" if artifact.refused else ""
+        story.screen.verdict(
+            f"{artifact.scheme:13} {artifact.length_bytes:>8} bytes, accuracy "
+            f"{100 * artifact.accuracy.artifact:.2f} % (source {100 * artifact.accuracy.source:.2f} %){refused}"
+        )
+    story.screen.done(f"released {release.name}, signed: {_deployed(release.artifacts).scheme} for every device here")
+
+
+def _deployed(artifacts: list[ArtifactView]) -> ArtifactView:
+    return min(artifacts, key=lambda artifact: artifact.length_bytes)
+
+
+async def _stay(world: World, screen: Screen) -> None:
+    screen.title("Still running; next commands (Ctrl-C ends it)")
+    screen.show(
+        f"  export LITEFLEET_URL={world.api_url} LITEFLEET_TOKEN_FILE={world.token_file}",
+        "  litefleet device ls",
+        "  litefleet rollout ls",
+        f"  litefleet device show {world.agents[0].name}",
+        f"  curl {world.agents[0].url}/v2/models/digits",
+    )
+    try:
+        while True:
+            world.programs.check()
+            await asyncio.sleep(1)
+    except asyncio.CancelledError:
+        return
+
+
+def _must(holds: bool, claim: str) -> None:  # noqa: FBT001 - reads as an assertion
+    if not holds:
+        raise DemoFailedError(claim)
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(_message(inner) for inner in error.exceptions)
+    if isinstance(error, ProgramFailedError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,72 @@
+"""What the demo shows: one line for each thing that happened, and the rollout's lanes while one runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from controller.cli.rollout_screen import waves_table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from controller.demo.load import Tally
+    from controller.views import RolloutView
+    from shared.clock import Clock
+
+
+class Screen:
+    """Prints to the terminal; without one (a pipe, CI) only the lines are printed, none of the moving parts."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._console = Console(highlight=False)
+        self._clock = clock
+        self._started = clock.monotonic()
+        self._live: Live | None = None
+
+    def title(self, text: str) -> None:
+        """Start a chapter."""
+        self._console.print(f"\n[bold]{text}[/bold]")
+
+    def step(self, text: str) -> None:
+        """Say what is being done."""
+        self._console.print(f"{self._elapsed()} [dim]…[/dim] {text}")
+
+    def done(self, text: str) -> None:
+        """Say what was achieved."""
+        self._console.print(f"{self._elapsed()} [green]✓[/green] {text}")
+
+    def verdict(self, text: str) -> None:
+        """Show a decision of the controller."""
+        self._console.print(f"{self._elapsed()} [cyan]▸[/cyan] {text}", soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Say what is not as it should be in earnest use."""
+        self._console.print(f"{self._elapsed()} [yellow]![/yellow] {text}", soft_wrap=True)
+
+    def show(self, *renderables: RenderableType) -> None:
+        """Print tables and text as they are."""
+        self._console.print(*renderables, sep="\n")
+
+    def rollout(self, rollout: RolloutView, tally: Tally | None) -> None:
+        """Show how a rollout stands, in place."""
+        if not self._console.is_terminal:
+            return
+        if self._live is None:
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
+        requests = f"  inference: {tally.requests} requests, {tally.failed} failed" if tally else ""
+        why = Text(f"{rollout.explanation or rollout.reason}{requests}", style="dim")
+        self._live.update(Group(waves_table(rollout.waves), why), refresh=True)
+
+    def settle(self) -> None:
+        """End the moving part; what follows is printed below the lines so far."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _elapsed(self) -> str:
+        return f"[dim]{self._clock.monotonic() - self._started:5.1f} s[/dim]"

@@ -1,0 +1,16 @@
+"""Settings files, written: strings, numbers, truth values and lists of strings look the same in TOML as in JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+def write_settings(path: Path, settings: Mapping[str, str | int | float | list[str]]) -> None:
+    """Write a settings file, one line a setting."""
+    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in settings.items()]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

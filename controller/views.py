@@ -1,0 +1,214 @@
+"""What the API shows, as its callers read it: tolerant of fields that they do not know, silent on those not sent."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+
+class Page(msgspec.Struct, frozen=True):
+    """One page of a list; `next` is the cursor of the following page."""
+
+    items: list[msgspec.Raw]
+    next: str | None = None
+
+
+class UploadView(msgspec.Struct, frozen=True):
+    """How much of a file has arrived."""
+
+    sha256: str
+    size_bytes: int
+    offset_bytes: int
+    complete: bool
+
+
+class ModelView(msgspec.Struct, frozen=True):
+    """A named line of work."""
+
+    model: str
+    versions: int = 0
+    created_at: datetime | None = None
+
+
+class VersionView(msgspec.Struct, frozen=True):
+    """One uploaded source of a model."""
+
+    model: str
+    number: int
+    sha256: str
+    size_bytes: int
+    filename: str
+    source_format: str
+    created_at: datetime | None = None
+
+
+class AccuracyView(msgspec.Struct, frozen=True):
+    """Shares (0..1) of right answers, and of equal ones."""
+
+    samples: int = 0
+    source: float = 0.0
+    artifact: float = 0.0
+    agreement: float = 0.0
+
+
+class ArtifactView(msgspec.Struct, frozen=True):
+    """One converted file."""
+
+    scheme: str
+    sha256: str
+    length_bytes: int
+    accuracy: AccuracyView = AccuracyView()
+    refused: str = ""
+    profiles: list[str] = []
+
+
+class ConversionView(msgspec.Struct, frozen=True):
+    """How a conversion stands."""
+
+    conversion_id: str
+    model: str
+    version_number: int
+    state: str
+    step: str = ""
+    fraction: float = 0.0
+    failure: str | None = None
+    message: str = ""
+    artifacts: list[ArtifactView] = []
+
+
+class ReleaseView(msgspec.Struct, frozen=True):
+    """A signed release."""
+
+    release_id: str
+    model: str
+    version_number: int
+    release_counter: int
+    manifest_sha256: str
+    artifacts: list[ArtifactView] = []
+    created_at: datetime | None = None
+
+    @property
+    def name(self) -> str:
+        """What people call it: `digits/3`."""
+        return f"{self.model}/{self.version_number}"
+
+
+class InviteView(msgspec.Struct, frozen=True):
+    """What a device needs to enrol, once. Holds a secret until then."""
+
+    device_id: str
+    token: str
+    expires_at: datetime
+    controller_url: str
+    ca_pem: str
+
+
+class StatusView(msgspec.Struct, frozen=True):
+    """The controller itself."""
+
+    installation_id: str
+    lab_mode: bool
+    broker_connected: bool
+    devices: int
+    version: str
+
+
+class SlotView(msgspec.Struct, frozen=True):
+    """What a device holds for one model."""
+
+    model: str
+    stable: str | None = None
+    candidate: str | None = None
+    unavailable_reason: str = ""
+
+
+class DeviceView(msgspec.Struct, frozen=True):
+    """One device, desired beside reported."""
+
+    device_id: str
+    site: str
+    labels: dict[str, str] = {}
+    enrolled: bool = False
+    removed: bool = False
+    last_seen_at: datetime | None = None
+    generation: int = 0
+    observed_generation: int = 0
+    desired: dict[str, str] = {}
+    """Model → release id."""
+    slots: list[SlotView] = []
+    desired_refused: str = ""
+    """Why the device refused the newest order that it was given."""
+    explanation: str = ""
+
+
+class GateView(msgspec.Struct, frozen=True):
+    """Whether a gate can decide in a wave, and why not."""
+
+    gate: str
+    can_decide: bool
+    why: str = ""
+
+
+class WaveView(msgspec.Struct, frozen=True):
+    """One wave: planned, and how far it is; the first has index 1."""
+
+    index: int
+    size: str = ""
+    devices: int = 0
+    state: str = ""
+    verdict: str = ""
+    assigned: int = 0
+    activated: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    excused: int = 0
+    gates: list[GateView] = []
+    device_ids: list[str] = []
+    """Who would be in it, the first ones; only in a plan."""
+
+
+class PlanView(msgspec.Struct, frozen=True):
+    """A rollout that was not started."""
+
+    cohort: str
+    devices: int
+    waves: list[WaveView]
+
+
+class RolloutView(msgspec.Struct, frozen=True):
+    """How a rollout stands, and why it is not further."""
+
+    rollout_id: str
+    release_id: str
+    model: str
+    cohort: str
+    state: str
+    paused_for: str = ""
+    reason: str = ""
+    explanation: str = ""
+    devices_exposed: int = 0
+    waves: list[WaveView] = []
+    created_at: datetime | None = None
+
+
+class AssignmentView(msgspec.Struct, frozen=True):
+    """One device's share of a rollout."""
+
+    device_id: str
+    wave: int
+    status: str
+    phase: str | None = None
+    activated: bool = False
+    reason: str = ""
+    pairs: int = 0
+    flips: int = 0
+    changed_at: datetime | None = None
+
+
+class DecisionView(msgspec.Struct, frozen=True):
+    """One decision, with its reason."""
+
+    at: datetime
+    reason: str
+    explanation: str = ""
