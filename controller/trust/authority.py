@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from shared.clock import Clock
-    from shared.ids import DeviceId
+    from shared.ids import DeviceId, Sha256
 
 DEVICE_LIFETIME = timedelta(days=30)
 """Short, so that a certificate that nobody renews dies soon; agents renew at half of it."""
@@ -93,7 +93,7 @@ class Authority:
             expires_at=certificate.not_valid_after_utc,
         )
 
-    def fingerprint_of_request(self, csr_pem: bytes) -> str:
+    def fingerprint_of_request(self, csr_pem: bytes) -> Sha256:
         """Return the fingerprint of the key in a signing request. Raises InvalidInputError as `issue_device`."""
         return fingerprint_of(_requested_key(csr_pem))
 
