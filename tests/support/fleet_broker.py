@@ -103,11 +103,12 @@ async def connected(
     identifier: str | None = None,
     username: str | None = None,
     subscribe: str = "",
+    within_s: float = _ANSWER_S,
 ) -> AsyncIterator[Listener]:
     """Connect to the broker, optionally under a false name, and listen."""
     tls = client_context(files) if files else ssl.create_default_context(cafile=str(broker.authority.ca_file))
     client = aiomqtt.Client(
-        broker.host, broker.port, tls_context=tls, identifier=identifier, username=username, timeout=_ANSWER_S
+        broker.host, broker.port, tls_context=tls, identifier=identifier, username=username, timeout=within_s
     )
     async with client:
         listener = Listener(client, [])
