@@ -143,8 +143,8 @@ async def test_attack_certificate_of_another_authority_is_refused(broker: FleetB
 
 
 async def test_attack_server_certificate_used_by_a_client_is_refused(broker: FleetBroker) -> None:
+    files = broker.authority.server_files("broker", ["127.0.0.1", "localhost"])
     with pytest.raises(aiomqtt.MqttError):
-        files = broker.authority.server_files("broker", ["127.0.0.1", "localhost"])
         async with connected(broker, files, within_s=REFUSED_S):
             pass
 
