@@ -127,6 +127,10 @@ class MqttLink:
             try:
                 await self._one_connection(deliver)
             except (aiomqtt.MqttError, OSError) as exc:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    # aiomqtt's farewell to a broker that hangs fails, and its error would stand for our cancellation.
+                    raise asyncio.CancelledError from exc
                 reason = str(exc) or type(exc).__name__
             if loop.time() - began >= _STEADY_S:
                 self._retry.reset()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 import subprocess
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
@@ -177,6 +179,22 @@ async def test_broker_killed_and_back_is_subscribed_to_again() -> None:
             await ear.wait_for_count(Connected, 2)
             await say(broker, device_topic(device, Channel.DESIRED), b"after")
             await ear.wait_for(SealedDesired(sealed=b"after"))
+
+
+async def test_link_to_a_broker_that_hangs_ends_when_cancelled() -> None:
+    with Mosquitto() as broker:
+        link = MqttLink(broker=plain(broker), device_id=DeviceId("link-hangs"), security=None, chance=random.Random(1))
+        ear = Ear()
+        async with asyncio.timeout(30.0), asyncio.TaskGroup() as group:
+            task = group.create_task(link.run(ear.hear))
+            await ear.wait_for_count(Connected, 1)
+            os.kill(broker.pid, signal.SIGSTOP)
+            try:
+                task.cancel()
+                await wait_until_async(task.done, within_s=20.0)
+            finally:
+                os.kill(broker.pid, signal.SIGCONT)
+        assert task.cancelled()
 
 
 class SecureBroker:
