@@ -82,6 +82,12 @@ class ControllerConfig(BaseSettings):
     broker_password_file: Path | None = None
     """File with the password of `broker_user`, readable by its owner only."""
 
+    broker_acl_file: Path | None = None
+    """ACL file of a mosquitto on this machine, kept in step with the fleet; none: nobody tells it of removals."""
+
+    broker_reload_command: tuple[str, ...] = ()
+    """What makes that broker read its ACL again, e.g. `["systemctl", "reload", "mosquitto"]`."""
+
     device_broker_host: str = ""
     """Where devices find the broker; empty: as the controller does."""
 
@@ -93,6 +99,9 @@ class ControllerConfig(BaseSettings):
 
     convert_parallel: Annotated[int, Field(ge=1, le=64)] = os.cpu_count() or 1
     """Conversions at once; more than there are cores only makes each slower."""
+
+    convert_threads: Annotated[int, Field(ge=1, le=64)] = 2
+    """Threads of one conversion."""
 
     convert_wall_s: Seconds = 1800.0
     """Longest time for one conversion in seconds."""
@@ -133,6 +142,11 @@ class ControllerConfig(BaseSettings):
     def broker_tls(self) -> bool:
         """Whether the broker is spoken to under mutual TLS."""
         return not self.broker_user
+
+    @property
+    def broker_names(self) -> tuple[str, ...]:
+        """Names and addresses by which anybody calls the broker."""
+        return tuple(dict.fromkeys(name for name in (self.broker_host, self.device_broker_host) if name))
 
     @property
     def controller_url(self) -> str:

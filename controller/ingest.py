@@ -88,7 +88,7 @@ class ReportSink(Protocol):
 class HeartbeatSink(Protocol):
     """Whoever needs to know that devices are alive."""
 
-    async def __call__(self, uow: UnitOfWork, batch: Sequence[SeenHeartbeat]) -> None:
+    async def __call__(self, uow: UnitOfWork, batch: Sequence[SeenHeartbeat], /) -> None:
         """Take heartbeats in, one a device, in this transaction."""
         ...
 

@@ -1,0 +1,255 @@
+"""How the domains meet: each needs a port, another has the service; nothing is decided here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from controller.convert import Converter, ConvertLimits
+from controller.desired.publisher import DesiredPublisher
+from controller.desired.pulse import PulseService
+from controller.desired.service import DesiredService
+from controller.dispatch import Dispatch
+from controller.fleet.cohorts import Cohorts, Identities
+from controller.fleet.service import FleetService
+from controller.fleet.settings import BrokerAddress, FleetSettings
+from controller.fleet.uplinks import Uplinks
+from controller.ingest import Ingest, Sinks
+from controller.mqtt import BrokerLink, PasswordLogin
+from controller.registry.conversions import Conversions
+from controller.registry.releases import Releases
+from controller.registry.service import Registry
+from controller.rollouts.service import RolloutService
+from controller.telemetry.service import TelemetryService
+from controller.trust.broker_config import BrokerAccess
+from controller.trust.tls import CertificateFiles, client_context
+from shared.errors import InvalidInputError, NotFoundError
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from controller.blobs import Blobs
+    from controller.config import ControllerConfig
+    from controller.db.engine import Database
+    from controller.db.unit_of_work import UnitOfWork
+    from controller.facts import DesiredFacts, PublishedFile
+    from controller.trust.installation import Publisher, Trust
+    from shared.clock import Clock
+    from shared.ids import DeviceId, ReleaseId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What everything stands on; opened before and closed after all else."""
+
+    config: ControllerConfig
+    clock: Clock
+    database: Database
+    blobs: Blobs
+    trust: Trust
+    publisher: Publisher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Everything that the listeners and the background loops call."""
+
+    registry: Registry
+    conversions: Conversions
+    releases: Releases
+    fleet: FleetService
+    rollouts: RolloutService
+    desired: DesiredService
+    desired_publisher: DesiredPublisher
+    pulse: PulseService
+    telemetry: TelemetryService
+    broker: BrokerLink
+    ingest: Ingest
+    dispatch: Dispatch
+
+
+def wire(ground: Ground) -> Services:
+    """Build every service and hand it what it needs. Opens no connection."""
+    config, clock, database = ground.config, ground.clock, ground.database
+    broker = BrokerLink(
+        host=config.broker_host, port=config.broker_port, security=broker_security(config, ground.trust), clock=clock
+    )
+    desired = DesiredService(
+        database=database,
+        sealer=ground.trust.director,
+        identities=Identities(),
+        installation_id=ground.trust.installation_id,
+    )
+    pulse = PulseService(
+        database=database,
+        sealer=ground.trust.director,
+        broker=broker,
+        installation_id=ground.trust.installation_id,
+        interval_s=config.pulse_interval_s,
+    )
+    use = ReleaseUse(desired)
+    releases = Releases(
+        database=database,
+        blobs=ground.blobs,
+        publisher=OncePublisher(ground.publisher),
+        use=use,
+        clock=clock,
+    )
+    rollouts = RolloutService(database=database, cohorts=Cohorts(), releases=releases, desires=desired, pulses=pulse)
+    use.rollouts = rollouts
+    fleet = FleetService(
+        database=database,
+        certificates=ground.trust.authority,
+        mac_keys=ground.trust.report_keys,
+        desires=FleetDesires(desired, rollouts),
+        access=BrokerAccess(acl_file=_acl_file(config), reload_command=config.broker_reload_command),
+        settings=_fleet_settings(config, ground.trust),
+    )
+    telemetry = TelemetryService(database=database)
+    return Services(
+        registry=Registry(database=database, blobs=ground.blobs, clock=clock),
+        conversions=Conversions(database=database, blobs=ground.blobs, worker=_converter(ground), clock=clock),
+        releases=releases,
+        fleet=fleet,
+        rollouts=rollouts,
+        desired=desired,
+        desired_publisher=DesiredPublisher(database=database, desired=desired, broker=broker),
+        pulse=pulse,
+        telemetry=telemetry,
+        broker=broker,
+        ingest=_ingest(ground, broker=broker, rollouts=rollouts, desired=desired, telemetry=telemetry),
+        dispatch=Dispatch(database=database, rollouts=rollouts, clock=clock),
+    )
+
+
+class OncePublisher:
+    """Vouches for what is new: two releases may hold the same artifact, which stays as it was first published."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+
+    async def publish(self, files: Sequence[PublishedFile]) -> None:
+        """Publish the files that are not. Raises ConflictError when other bytes stand under a path."""
+        await self._publisher.publish([file for file in files if not await self._stands(file)])
+
+    async def _stands(self, file: PublishedFile) -> bool:
+        try:
+            found = await self._publisher.find(file.path)
+        except NotFoundError:
+            return False
+        return (found.sha256, found.length_bytes) == (file.sha256, file.length_bytes)
+
+
+class ReleaseUse:
+    """Asks rollouts and devices whether they still need a release; rollouts are made after releases."""
+
+    def __init__(self, desired: DesiredService) -> None:
+        self._desired = desired
+        self.rollouts: RolloutService | None = None
+
+    async def in_use(self, uow: UnitOfWork, release_id: ReleaseId) -> str:
+        """Return by what a release is used, in words; empty when by nothing."""
+        by_rollouts = "" if self.rollouts is None else await self.rollouts.in_use(uow, release_id)
+        by_devices = await self._desired.in_use(uow, release_id)
+        return ", ".join(user for user in (by_rollouts, by_devices) if user)
+
+
+class FleetDesires:
+    """Desired state as the fleet sees it; a device that goes is excused by its rollouts too."""
+
+    def __init__(self, desired: DesiredService, rollouts: RolloutService) -> None:
+        self._desired = desired
+        self._rollouts = rollouts
+
+    async def show(self, uow: UnitOfWork, ids: Sequence[DeviceId]) -> dict[DeviceId, DesiredFacts]:
+        """Return what the devices should run."""
+        return await self._desired.show(uow, ids)
+
+    async def identity_changed(self, uow: UnitOfWork, device: DeviceId) -> None:
+        """Seal for the key that speaks for the device now."""
+        await self._desired.identity_changed(uow, device)
+
+    async def clear(self, uow: UnitOfWork, device: DeviceId) -> None:
+        """The device is gone."""
+        await self._rollouts.device_removed(uow, device)
+        await self._desired.clear(uow, device)
+
+
+def broker_security(config: ControllerConfig, trust: Trust) -> ssl.SSLContext | PasswordLogin:
+    """Return how the controller proves itself to the broker.
+
+    Raises:
+        InvalidInputError: a file is missing or cannot be used.
+    """
+    try:
+        if config.broker_password_file is not None:
+            password = config.broker_password_file.read_text(encoding="utf-8").strip()
+            return PasswordLogin(user=config.broker_user, password=password)
+        own = trust.authority.controller_files()
+        return client_context(
+            CertificateFiles(
+                certificate=config.broker_certificate or own.certificate,
+                key=config.broker_key or own.key,
+                ca=config.broker_ca or own.ca,
+            )
+        )
+    except OSError as exc:
+        # ssl.SSLError is an OSError too.
+        raise InvalidInputError(field="broker_certificate, broker_key, broker_ca", problem=str(exc)) from exc
+
+
+def _fleet_settings(config: ControllerConfig, trust: Trust) -> FleetSettings:
+    broker = BrokerAddress(
+        host=config.device_broker_host or config.broker_host,
+        port=config.device_broker_port or config.broker_port,
+        tls=config.broker_tls,
+    )
+    return FleetSettings(
+        installation_id=trust.installation_id,
+        controller_url=config.controller_url,
+        broker=broker,
+        tuf_root=trust.repository.bootstrap_root,
+        invite_ttl_s=config.invite_ttl_s,
+        silent_after_s=config.heartbeat_timeout_s,
+    )
+
+
+def _acl_file(config: ControllerConfig) -> Path | None:
+    """Return the ACL that the controller writes: the one that is named, else that of a broker in the state folder."""
+    beside = config.state_dir / "broker" / "acl"
+    return config.broker_acl_file or (beside if beside.exists() else None)
+
+
+def _converter(ground: Ground) -> Converter:
+    config = ground.config
+    limits = ConvertLimits(
+        wall_s=config.convert_wall_s,
+        cpu_s=config.convert_cpu_s,
+        address_space_bytes=config.convert_memory_bytes,
+        file_bytes=config.convert_file_bytes,
+        threads=config.convert_threads,
+    )
+    return Converter(
+        command=config.convert_command, blobs=ground.blobs, scratch=config.state_dir / "scratch", limits=limits
+    )
+
+
+def _ingest(
+    ground: Ground,
+    *,
+    broker: BrokerLink,
+    rollouts: RolloutService,
+    desired: DesiredService,
+    telemetry: TelemetryService,
+) -> Ingest:
+    uplinks = Uplinks()
+    return Ingest(
+        database=ground.database,
+        source=broker,
+        proof=ground.trust.report_keys,
+        order=uplinks,
+        sinks=Sinks(reports=(uplinks, rollouts), heartbeats=(uplinks.seen, desired.observed), telemetry=telemetry),
+        clock=ground.clock,
+    )
