@@ -23,12 +23,9 @@ from agent.serving.sockets import Handover, take_over
 
 CONTROL, SERVING = "agent.control", "agent.serving.process"
 
-# Serving takes up to 10 s to finish the requests in flight.
-_STOP_S = 15.0
-# An orphan that had just been started listens late on a slow device.
-_ADOPT_S = 30.0
-# Callers who wait while serving starts again; the kernel caps it at net.core.somaxconn.
-_BACKLOG = 1024
+_STOP_S = 15.0  # serving takes up to 10 s to finish the requests in flight
+_ADOPT_S = 30.0  # an orphan that had just been started listens late on a slow device
+_BACKLOG = 1024  # callers who wait while serving starts again; the kernel caps it at net.core.somaxconn
 
 
 class Settings(NamedTuple):
@@ -55,7 +52,7 @@ def read_settings(path: Path) -> Settings:
 
 def supervise(settings: Settings, *, control: str = CONTROL, serving: str = SERVING) -> int:
     """Run both modules as children until a signal says stop; returns the exit code."""
-    run = settings.state_dir / "run"
+    stop, run = _stop_signals(), settings.state_dir / "run"
     run.mkdir(mode=0o700, parents=True, exist_ok=True)
     if lock(run / "supervisor.lock") is None:
         say(f"another supervisor runs on {settings.state_dir}: stop it, or set another state_dir")
@@ -68,13 +65,12 @@ def supervise(settings: Settings, *, control: str = CONTROL, serving: str = SERV
         say(f"stop what holds it, or set another http_port in {settings.path} or as LITEFLEET_AGENT_HTTP_PORT")
         return os.EX_UNAVAILABLE
     say("inference on " + ", ".join("http://{}:{}".format(*each.getsockname()[:2]) for each in sockets))
-    start = [sys.executable, "-m"]
-    config = ["--config", str(settings.path)]
+    start, config = [sys.executable, "-m"], ["--config", str(settings.path)]
     answering = Child("serving", [*start, serving, *config], run / "serving.lock", sockets=sockets)
     if orphan:
         with contextlib.suppress(ProcessLookupError):
             answering.adopt(orphan.pid)
-    return _watch((answering, Child("control", [*start, control, *config], run / "control.lock")))
+    return _watch((answering, Child("control", [*start, control, *config], run / "control.lock")), stop)
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -96,22 +92,18 @@ def _find_orphan(run: Path) -> Handover | None:
     return None
 
 
-def _watch(children: tuple[Child, ...]) -> int:
-    stop, code = _stop_signals(), os.EX_OK
-    while True:
+def _watch(children: tuple[Child, ...], stop: int) -> int:
+    ended, readable = set[int](), select.select([stop], [], [], 0)[0]
+    while stop not in readable and os.EX_CONFIG not in ended:
         for child in children:
             if child.pidfd < 0 and time.monotonic() >= child.start_at:
                 child.start()
         asleep = [child.start_at for child in children if child.pidfd < 0]
         timeout_s = max(0.0, min(asleep) - time.monotonic()) if asleep else None
-        readable, _, _ = select.select([stop, *(c.pidfd for c in children if c.pidfd >= 0)], [], [], timeout_s)
-        codes = [child.ended() for child in children if child.pidfd in readable]
-        if os.EX_CONFIG in codes:
-            code = os.EX_CONFIG
-        if stop in readable or code:
-            break
+        readable = select.select([stop, *(c.pidfd for c in children if c.pidfd >= 0)], [], [], timeout_s)[0]
+        ended = {child.ended() for child in children if child.pidfd in readable}
     _stop(children)
-    return code
+    return os.EX_CONFIG if os.EX_CONFIG in ended else os.EX_OK
 
 
 def _stop(children: tuple[Child, ...]) -> None:

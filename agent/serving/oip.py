@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from agent.serving.exchange import LiveRoute, Reply
     from agent.serving.instance import Instance
     from agent.serving.requests import Request
+    from agent.serving.traffic import Traffic
 
-    type_of_handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+    Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MAX_BODY_BYTES: Final = 32 * 1024 * 1024
 """A 40-megapixel JPEG is under 30 MB; tensors of that size as JSON would take seconds to parse."""
@@ -43,16 +44,24 @@ _JSON = "application/json"
 _PROBLEM = "application/problem+json"
 
 
-def create_app(engine: Engine, *, unverified: str = "") -> web.Application:
+def create_app(engine: Engine, traffic: Traffic, *, unverified: str = "") -> web.Application:
     """Return the application. `unverified` says, with every answer, why nothing vouches for what is served."""
-    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_as_problems])
-    app.add_routes(_Protocol(engine, unverified=unverified).routes())
-    if unverified:
 
-        async def mark(_request: web.Request, response: web.StreamResponse) -> None:
+    @web.middleware
+    async def counted(request: web.Request, handler: Endpoint) -> web.StreamResponse:
+        with traffic.request():
+            return await _as_problem(request, handler)
+
+    async def mark(_request: web.Request, response: web.StreamResponse) -> None:
+        if unverified:
             response.headers[UNVERIFIED_HEADER] = unverified
+        if traffic.is_ending:
+            response.force_close()
+            response.headers["Connection"] = "close"
 
-        app.on_response_prepare.append(mark)
+    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[counted])
+    app.add_routes(_Protocol(engine, unverified=unverified).routes())
+    app.on_response_prepare.append(mark)
     return app
 
 
@@ -172,8 +181,7 @@ class _Protocol:
         return parameters
 
 
-@web.middleware
-async def _as_problems(request: web.Request, handler: type_of_handler) -> web.StreamResponse:
+async def _as_problem(request: web.Request, handler: Endpoint) -> web.StreamResponse:
     try:
         return await handler(request)
     except web.HTTPException as exc:

@@ -24,6 +24,7 @@ from agent.serving.loading import load_slot, open_litert
 from agent.serving.oip import create_app
 from agent.serving.planning import Planner
 from agent.serving.sockets import hand_over, listen_unix
+from agent.serving.traffic import Traffic
 from shared.clock import SystemClock, mint_id
 from shared.errors import InvalidInputError
 from shared.ids import BootId
@@ -58,7 +59,9 @@ async def serve(
     engine = Engine(boot_id=BootId(mint_id(SystemClock())), load=load)
     planner = Planner(engine, BootLedger(settings.boot_path))
     link = ServingLink(planner.answer)
-    runner = web.AppRunner(create_app(engine), access_log=None, shutdown_timeout=SHUTDOWN_S)
+    traffic = Traffic()
+    # All but hung requests have ended when the runner's own shutdown begins.
+    runner = web.AppRunner(create_app(engine, traffic), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
         async with asyncio.TaskGroup() as group:
@@ -72,6 +75,9 @@ async def serve(
                 await web.SockSite(runner, listener.dup()).start()
             _log.info("serving_started", boot_id=engine.recorder.boot_id, pid=os.getpid())
             await stop.wait()
+            for site in tuple(runner.sites):
+                await site.stop()
+            _log.info("serving_stopping", finished=await traffic.end(within_s=SHUTDOWN_S))
             passing.cancel()
             booting.cancel()
     finally:

@@ -1,0 +1,42 @@
+"""Requests in flight: counted, and given time to finish when the process is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Traffic:
+    """Counts requests from head to answer. aiohttp's own shutdown would cut off bodies that are still arriving."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+        self.is_ending = False
+        """Connections are to be closed after the answer that is next on them."""
+
+    @contextlib.contextmanager
+    def request(self) -> Iterator[None]:
+        """Count one request while it is in the block."""
+        self._count += 1
+        self._is_idle.clear()
+        try:
+            yield
+        finally:
+            self._count -= 1
+            if self._count == 0:
+                self._is_idle.set()
+
+    async def end(self, *, within_s: float) -> bool:
+        """Let the requests in flight finish; returns whether all did in time."""
+        self.is_ending = True
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._is_idle.wait()
+        except TimeoutError:
+            return False
