@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,7 +56,10 @@ def _converted(converter: Any) -> bytes:  # noqa: ANN401 - a TFLiteConverter; Te
     from tensorflow.lite.python.convert_phase import ConverterError
 
     try:
-        return bytes(converter.convert())
+        with warnings.catch_warnings():
+            # It warns of missing input statistics, which belong to a way of quantizing that is not used here.
+            warnings.simplefilter("ignore")
+            return bytes(converter.convert())
     except (ConverterError, RuntimeError, ValueError) as exc:
         raise _failure(str(exc)) from exc
 
