@@ -16,7 +16,8 @@ class OutboxRow(SQLModel, table=True):
 
     __tablename__ = "outbox"
 
-    id: int | None = Field(default=None, primary_key=True)
+    # SQLite numbers rows by itself only in a column of exactly this type.
+    id: int | None = Field(default=None, primary_key=True, sa_type=sa.BigInteger().with_variant(sa.Integer, "sqlite"))
     kind: str = Field(max_length=64, index=True)
     payload: bytes = Field(sa_type=sa.LargeBinary)
     created_at: datetime = Field(sa_type=UtcDateTime)

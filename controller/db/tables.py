@@ -4,5 +4,8 @@ from __future__ import annotations
 
 import controller.db.audit
 import controller.db.outbox
+import controller.desired.tables
 import controller.fleet.tables
-import controller.registry.tables  # noqa: F401 - imported for what importing them does
+import controller.registry.tables
+import controller.rollouts.tables
+import controller.telemetry.tables  # noqa: F401 - imported for what importing them does

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import sqlalchemy as sa
 from alembic import context
-from sqlmodel import SQLModel
+from sqlmodel import AutoString, SQLModel
 
 import controller.db.tables  # noqa: F401 - importing it fills the metadata
 from controller.db.types import Json, UtcDateTime
@@ -24,6 +24,8 @@ def render_item(kind: str, item: object, _context: AutogenContext) -> str | Lite
         return "sa.DateTime(timezone=True)"
     if isinstance(item, Json):
         return "sa.Text()"
+    if isinstance(item, AutoString):
+        return "sa.String()" if item.length is None else f"sa.String(length={item.length})"
     if isinstance(item, sa.Enum):
         values = ", ".join(repr(value) for value in item.enums)
         return f"sa.Enum({values}, native_enum=False, create_constraint=True, length={item.length})"
