@@ -1,6 +1,7 @@
-"""What must hold whatever happens: of each step, of one rollout's counters, and of the world.
+"""What must hold whatever happens: of each step, of one rollout's counters, of the world and of each device.
 
-`check_step` looks at what changed and runs in production; `check_all` recounts everything and runs in simulations.
+`check_step` looks at what changed and runs in production; `check_all` recounts everything, `check_device_step` and
+`check_ends` look at devices: they run in simulations.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from shared.wire import TERMINAL
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from shared.ids import DeviceId, ModelName
+    from shared.ids import DeviceId, ModelName, ReleaseId, RolloutId
 
 _OUTCOMES = tuple(kind.value for kind in Outcome)
 
@@ -60,6 +61,37 @@ class RolloutWorld:
     assignments: tuple[AssignmentFact, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceFact:
+    """One device at one moment, as the simulation sees into it."""
+
+    device: DeviceId
+    order: tuple[int, int]
+    """(epoch, generation) of the Desired that it follows."""
+    held: frozenset[ReleaseId]
+    """Releases that serving is told to hold."""
+    verified: frozenset[ReleaseId]
+    """Releases whose files on this device are what the repository vouches for."""
+    activated: frozenset[tuple[RolloutId, int]]
+    """Rollout and attempt of the candidates that are loaded."""
+    pulse_age_s: float | None
+    """Age of the newest Pulse; None without one."""
+    pulse_max_age_s: float
+    halted: frozenset[RolloutId]
+    """Rollouts that its Pulse names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceEnd:
+    """One device when everything has come to rest."""
+
+    device: DeviceId
+    desired: ReleaseId | None
+    running: ReleaseId | None
+    named: str
+    """Why it does not run what is desired, where a rollout says so."""
+
+
 def check_step(before: RolloutState, decision: Decision) -> None:
     """Check what one decision changes. Raises InvariantError."""
     after = decision.state
@@ -77,6 +109,35 @@ def check_all(worlds: Iterable[RolloutWorld]) -> None:
     every = tuple(worlds)
     broken = [line for world in every for line in _recounted(world)]
     broken += _shared_devices(every)
+    if broken:
+        raise InvariantError(broken)
+
+
+def check_device_step(before: DeviceFact, after: DeviceFact) -> None:
+    """Check what changed on a device. Raises InvariantError."""
+    broken: list[str] = []
+    if after.order < before.order:
+        broken.append(f"device {after.device} fell from {before.order} to {after.order}")
+    unverified = after.held - after.verified
+    if unverified:
+        broken.append(f"device {after.device} holds unverified {sorted(unverified)}")
+    begun = after.activated - before.activated
+    if begun and (after.pulse_age_s is None or after.pulse_age_s > after.pulse_max_age_s):
+        broken.append(f"device {after.device} activated {sorted(begun)} under a Pulse of age {after.pulse_age_s}")
+    forbidden = {rollout for rollout, _ in begun} & after.halted
+    if forbidden:
+        broken.append(f"device {after.device} activated {sorted(forbidden)} although its Pulse halts it")
+    if broken:
+        raise InvariantError(broken)
+
+
+def check_ends(ends: Iterable[DeviceEnd]) -> None:
+    """Check that each device runs what is desired of it or is named with a reason. Raises InvariantError."""
+    broken = [
+        f"device {one.device} runs {one.running}, desired is {one.desired}, and nothing says why"
+        for one in ends
+        if one.running != one.desired and not one.named
+    ]
     if broken:
         raise InvariantError(broken)
 
