@@ -85,9 +85,9 @@ def notice_life(draft: Draft, boot_id: BootId) -> None:
     if known == boot_id:
         return
     draft.state = replace(draft.state, serving_boot_id=boot_id)
-    draft.resend_plan = True
     if known is None:
         return
+    draft.resend_plan = True
     draft.say(f"serving restarted as {boot_id}")
     models = tuple(_count_life(draft, model) for model in draft.state.models)
     draft.state = replace(draft.state, models=models)
@@ -104,6 +104,7 @@ def take_applied(draft: Draft, applied: Applied) -> None:
     notice_life(draft, applied.boot_id)
     if applied.serial != draft.state.plan.serial:
         return
+    draft.resend_plan = False
     draft.state = replace(draft.state, applied_serial=applied.serial)
     states = {(slot.model, slot.release_id): slot for slot in applied.slots}
     models = []

@@ -107,9 +107,10 @@ def _take_ack(draft: Draft, revision: int) -> None:
 def _keep_time(draft: Draft) -> None:
     """Do what is due by the clock alone."""
     state, at = draft.state, draft.at
-    if due(at, state.stats_at):
-        watching = any(model.phase in WATCHED for model in state.models)
-        wait_s = state.settings.stats_s if watching else state.settings.idle_stats_s
+    watching = any(model.phase in WATCHED for model in state.models)
+    wait_s = state.settings.stats_s if watching else state.settings.idle_stats_s
+    # A timer that was set while nothing was watched must not delay the first look at a candidate.
+    if due(at, state.stats_at) or (state.stats_at is not None and state.stats_at > after(at, wait_s)):
         draft.state = state = replace(state, stats_at=after(at, wait_s))
         draft.do(RequestStats())
     if due(at, state.refresh_at):
