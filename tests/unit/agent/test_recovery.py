@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
 from msgspec.structs import replace
 
@@ -20,18 +18,10 @@ from agent.core.events import Started
 from agent.core.plan import SlotSpec
 from agent.core.recovery import slot_from_boot
 from agent.core.state import Phase, Slot
-from shared.ids import DeviceId, HardwareProfileId, ReleaseId, Sha256
-from shared.manifest import (
-    Accuracy,
-    GoldenCheck,
-    ManifestArtifact,
-    ReleaseManifest,
-    Scheme,
-    artifact_path,
-)
-from shared.pipeline import PipelineSpec
+from shared.ids import DeviceId, ReleaseId, Sha256
 from shared.wire import AssignmentStatus
 from tests.support.device_core import DIGITS, NOON, SETTINGS, Bench, only, release
+from tests.support.manifests import manifest
 
 V1, V2 = ReleaseId("v1"), ReleaseId("v2")
 ROT = "digest_mismatch: model.tflite"
@@ -176,34 +166,9 @@ def recovered(name: str = "v1") -> Slot:
         artifact_sha256=wanted.artifact.sha256,
         manifest_sha256=wanted.manifest.sha256,
     )
-    slot = slot_from_boot(spec, manifest(name), manifest_length_bytes=10)
+    slot = slot_from_boot(spec, manifest(release(name)), manifest_length_bytes=10)
     assert slot is not None
     return slot
-
-
-def manifest(name: str) -> ReleaseManifest:
-    sha256 = release(name).artifact.sha256
-    artifact = ManifestArtifact(
-        path=artifact_path(sha256),
-        sha256=sha256,
-        length_bytes=20,
-        scheme=Scheme.FLOAT32,
-        profiles=(HardwareProfileId("generic"),),
-        inputs=(),
-        outputs=(),
-        accuracy=Accuracy(samples=1, source=1.0, artifact=1.0, agreement=1.0),
-        golden=GoldenCheck(cases=(), atol=0.0, rtol=0.0),
-    )
-    return ReleaseManifest(
-        release_id=ReleaseId(name),
-        model=DIGITS,
-        version_number=1,
-        release_counter=1,
-        source_sha256=Sha256("0" * 64),
-        created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        pipeline=PipelineSpec(steps=()),
-        artifacts=(artifact,),
-    )
 
 
 def after_loss() -> Bench:
@@ -266,4 +231,4 @@ def test_boot_slot_that_its_manifest_does_not_know_is_not_recovered() -> None:
         artifact_sha256=Sha256("a" * 64),
         manifest_sha256=Sha256("b" * 64),
     )
-    assert slot_from_boot(spec, manifest("v1"), manifest_length_bytes=10) is None
+    assert slot_from_boot(spec, manifest(release("v1")), manifest_length_bytes=10) is None
