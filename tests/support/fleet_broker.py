@@ -31,10 +31,12 @@ from tests.support.waiting import wait_until_async
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+
 _ANSWER_S = 10.0
 
 
-def signing_request(key: ec.EllipticCurvePrivateKey, common_name: str = "whatever") -> bytes:
+def signing_request(key: CertificateIssuerPrivateKeyTypes, common_name: str = "whatever") -> bytes:
     """Return a PEM signing request."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
