@@ -57,7 +57,7 @@ def supervise(settings: Settings, *, control: str = CONTROL, serving: str = SERV
     if lock(run / "supervisor.lock") is None:
         say(f"another supervisor runs on {settings.state_dir}: stop it, or set another state_dir")
         return os.EX_TEMPFAIL
-    orphan = _find_orphan(run)
+    orphan = _find_orphan(run, settings.port)
     try:
         sockets = orphan.sockets if orphan else (_listen(settings),)
     except OSError as exc:
@@ -78,12 +78,15 @@ def _listen(settings: Settings) -> socket.socket:
     return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
 
 
-def _find_orphan(run: Path) -> Handover | None:
-    """Return what a serving process without a supervisor hands over; None when there is no such process."""
+def _find_orphan(run: Path, port: int) -> Handover | None:
+    """Return what a serving process without a supervisor hands over; None when there is none on this port."""
     deadline = time.monotonic() + _ADOPT_S
     while (free := lock(run / "serving.lock")) is None:
         with contextlib.suppress(OSError):
-            return take_over(run / "sockets.sock", timeout_s=1.0)
+            orphan = take_over(run / "sockets.sock", timeout_s=1.0)
+            if port in {0, orphan.sockets[0].getsockname()[1]}:
+                return orphan
+            os.kill(orphan.pid, signal.SIGTERM)  # the settings have changed; it ends when its requests are done
         if time.monotonic() > deadline:
             say("an orphan serving process does not hand over its sockets")
             return None

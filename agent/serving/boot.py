@@ -36,24 +36,33 @@ class BootLedger:
         return None
 
     def spend_try(self, boot: BootFile) -> bool:
-        """Take one try off `boot`, as it was read, and have it on the disk before returning; False when none is left.
+        """Take one try off `boot`, as it was read, and have it on the disk before returning.
+
+        Returns False when none is left, or the disk does not take it.
 
         The number is overwritten where it stands. Control replaces the file by renaming, so that a newer one that comes
         meanwhile is never undone: what is written then goes to a file that has no name any more.
         """
         if boot.tries_left <= 0:
             return False
+        try:
+            self._write_tries(boot)
+        except OSError as exc:
+            # A try that is not on the disk would be spent again after every crash.
+            _log.error("try_not_spent", path=str(self._path), error=str(exc))
+            return False
+        return True
+
+    def _write_tries(self, boot: BootFile) -> None:
         descriptor = os.open(self._path, os.O_RDWR)
         try:
-            data = os.read(descriptor, os.fstat(descriptor).st_size)
-            place = _place_of_tries(data, boot)
+            place = _place_of_tries(os.read(descriptor, os.fstat(descriptor).st_size), boot)
             if place is not None:
                 start, width = place
                 os.pwrite(descriptor, str(boot.tries_left - 1).rjust(width).encode(), start)
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        return True
 
 
 def _place_of_tries(data: bytes, boot: BootFile) -> tuple[int, int] | None:

@@ -134,8 +134,8 @@ class Engine:
         ask, route = reply.ask, reply.route
         series = self.recorder.series(ask.model, reply.instance.slot.release_id)
         series.answered(reply.outcome, latency_ms=(ready_s - ask.received_s) * 1000)
-        shadow, primary = route.shadow, route.primary
-        if shadow is None or primary is None or route.candidate is None or reply.rescued or ask.version is not None:
+        shadow = route.shadow
+        if shadow is None or route.candidate is None or reply.instance is not route.primary:
             return
         # Under load one shadow run may wait, so that a busy device still reaches a verdict; in quiet times, several.
         is_busy = any(each.waiting for each in self._instances.values())

@@ -69,7 +69,7 @@ def read_body(body: bytes) -> tuple[InferBody, InferRequest]:
     """Parse a request. Raises InvalidInputError, naming the field."""
     try:
         parsed = _decoder.decode(body)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, RecursionError) as exc:
         raise InvalidInputError(field="body", problem=str(exc), remedy="send an inference request as JSON") from exc
     if not parsed.inputs:
         raise InvalidInputError(field="inputs", problem="there is none")
@@ -105,7 +105,7 @@ def _read(tensor: JsonTensor, number: int) -> NamedTensor:
         raise InvalidInputError(field=f"{field}.datatype", problem=f"{tensor.datatype!r} is not known", remedy=known)
     try:
         array = np.array(msgspec.json.decode(tensor.data))
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidInputError(field=f"{field}.data", problem=f"not a regular array: {exc}") from exc
     size = math.prod(tensor.shape)
     if min(tensor.shape, default=0) < 0 or array.size != size:

@@ -115,7 +115,7 @@ class Device:
         self._supervisor: subprocess.Popen[bytes] | None = None
         state.mkdir(parents=True, exist_ok=True)
         self.config = state / "agent.toml"
-        self.config.write_text(f'state_dir = "{state}"\nhttp_port = {self.port}\n')
+        self.move_to(self.port)
 
     def __enter__(self) -> Self:
         return self
@@ -135,6 +135,11 @@ class Device:
         """The supervisor's process id."""
         assert self._supervisor is not None
         return self._supervisor.pid
+
+    def move_to(self, port: int) -> None:
+        """Set another port, for the next start."""
+        self.port = port
+        self.config.write_text(f'state_dir = "{self.state}"\nhttp_port = {port}\n')
 
     def write_boot(self, plan: Plan, *, fallback: Plan | None = None, tries_left: int = 3) -> None:
         """Write `boot.json` as control does: in one piece."""

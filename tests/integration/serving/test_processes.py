@@ -19,7 +19,7 @@ from agent.serving.link import ServingClient
 from agent.serving.planning import TRIES_EXHAUSTED
 from shared.errors import UnreachableError
 from tests.support import models
-from tests.support.ports import LOOPBACK, accepts_connections
+from tests.support.ports import LOOPBACK, accepts_connections, free_port
 from tests.support.serving import (
     CANDIDATE,
     CRASH,
@@ -180,6 +180,16 @@ def test_supervisor_that_finds_an_orphan_stops_it_when_told_to(serving: Device) 
     assert serving.serving_pid() is None
     assert pid is not None
     assert not accepts_connections(serving.port)
+
+
+def test_supervisor_with_another_port_replaces_the_orphan_on_the_old_one(serving: Device) -> None:
+    old_port, pid = serving.port, serving.serving_pid()
+    serving.kill_supervisor()
+    serving.move_to(free_port())
+    serving.start()
+    serving.wait_ready()
+    assert serving.serving_pid() != pid
+    assert not accepts_connections(old_port)
 
 
 def test_sigterm_finishes_what_is_in_flight_and_leaves_nothing(serving: Device) -> None:

@@ -65,3 +65,13 @@ def test_unreadable_file_is_no_plan(tmp_path: Path, data: bytes) -> None:
 
 def test_absent_file_is_no_plan(tmp_path: Path) -> None:
     assert BootLedger(tmp_path / "boot.json").read() is None
+
+
+def test_try_that_cannot_be_written_is_not_given(tmp_path: Path) -> None:
+    path = tmp_path / "boot.json"
+    ledger = written(path, boot_file(3))
+    boot = ledger.read()
+    assert boot is not None
+    path.unlink()
+    path.mkdir()
+    assert not ledger.spend_try(boot)

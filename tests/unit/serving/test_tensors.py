@@ -66,6 +66,13 @@ def test_body_that_is_no_request_is_refused(data: bytes) -> None:
         read_body(data)
 
 
+@pytest.mark.parametrize("depth", [40, 100, 100_000])
+def test_deeply_nested_data_is_refused_as_an_attack_would_send_it(depth: int) -> None:
+    nested = b"[" * depth + b"1" + b"]" * depth
+    with pytest.raises(InvalidInputError):
+        read_body(b'{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":' + nested + b"}]}")
+
+
 def test_nan_leaves_as_null_where_a_model_gives_it() -> None:
     import msgspec
 

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agent.serving.local import serve_file
+from agent.serving.oip import UNVERIFIED_HEADER
+from shared.errors import InvalidIdError, InvalidInputError, ModelLoadError
+from shared.pipeline import PipelineSpec, RunModel, Softmax
+from tests.support import models
+from tests.support.ports import LOOPBACK, accepts_connections, free_port
+from tests.support.programs import stop_process
+from tests.support.serving import ROOT, http, infer_body, make_slot, one_hot
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextlib.contextmanager
+def served(path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    port = free_port()
+    command = [sys.executable, "-m", "agent.cli", "serve", str(path), "--name", "local", "--http-port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
+    try:
+        wait_until(lambda: process.poll() is not None or accepts_connections(port), what="it serves or ends")
+        yield f"http://{LOOPBACK}:{port}", process
+    finally:
+        stop_process(process)
+        if process.stderr is not None:
+            process.stderr.close()
+
+
+def test_local_file_is_served_and_says_that_nothing_vouches_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "mine.tflite"
+    path.write_bytes(models.one_hot_classifier())
+    with served(path) as (url, process):
+        answer = http(f"{url}/v2/models/local/infer", infer_body(one_hot(3)))
+        assert answer.status == 200
+        assert "no signature was checked" in answer.headers[UNVERIFIED_HEADER]
+        assert "no signature was checked" in http(f"{url}/v2/models/local").body["parameters"]["unverified"]
+        process.terminate()
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert b"UNVERIFIED" in process.stderr.read()
+
+
+def test_local_release_folder_is_served_through_its_pipeline(tmp_path: Path) -> None:
+    slot = make_slot(tmp_path, models.one_hot_classifier(), pipeline=PipelineSpec(steps=(RunModel(), Softmax())))
+    with served(tmp_path / slot.release_id) as (url, _):
+        described = http(f"{url}/v2/models/local").body
+        assert [output["name"] for output in described["outputs"]] == ["scores"]
+
+
+def test_local_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.tflite"
+    path.write_bytes(b"not a model")
+    with pytest.raises(ModelLoadError):
+        serve_file(path, name="local", http_port=0)
+
+
+def test_local_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="mine"):
+        serve_file(tmp_path / "mine.tflite", name="local", http_port=0)
+
+
+def test_local_file_is_never_served_to_others(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="loopback"):
+        serve_file(tmp_path / "mine.tflite", name="local", http_port=0, host="0.0.0.0")
+
+
+def test_local_model_needs_a_plain_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.tflite"
+    path.write_bytes(models.one_hot_classifier())
+    with pytest.raises(InvalidIdError):
+        serve_file(path, name="../x", http_port=0)
+
+
+def test_port_in_use_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.tflite"
+    path.write_bytes(models.one_hot_classifier())
+    with socket.create_server((LOOPBACK, 0)) as taken, pytest.raises(InvalidInputError, match="http_port"):
+        serve_file(path, name="local", http_port=taken.getsockname()[1])
