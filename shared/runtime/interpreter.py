@@ -12,6 +12,7 @@ import numpy as np
 from shared.errors import ModelFailedError, ModelLoadError, PipelineError
 from shared.hardware import Runtime
 from shared.manifest import TensorSpec
+from shared.runtime.verifier import verify
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,8 +74,9 @@ class LiteRtInterpreter:
         """Load and allocate.
 
         Raises:
-            ModelLoadError: the runtime refuses the bytes, or has no kernel for one of its operators.
+            ModelLoadError: the bytes are malformed, the runtime refuses them, or has no kernel for an operator.
         """
+        verify(model)
         # From bytes, never from a file: the runtime checks a buffer before it reads it, and a file only in part.
         try:
             self._native = _MODULE.Interpreter(

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import flatbuffers  # type: ignore[import-untyped]  # ships no types
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import ModelLoadError
+from shared.runtime.verifier import verify
+from tests.support.models import one_hot_classifier, random_classifier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MODEL = random_classifier(6, 4, seed=1)
+
+
+def changed(change: Callable[[schema.ModelT], None]) -> bytes:
+    """A valid FlatBuffer with one thing wrong in it."""
+    model = schema.ModelT.InitFromPackedBuf(MODEL)
+    change(model)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def graph_input(model: schema.ModelT) -> None:
+    model.subgraphs[0].inputs = [99]
+
+
+def graph_output(model: schema.ModelT) -> None:
+    model.subgraphs[0].outputs = [-1]
+
+
+def operator_input(model: schema.ModelT) -> None:
+    model.subgraphs[0].operators[0].inputs = [0, 1, 77]
+
+
+def operator_without_weights(model: schema.ModelT) -> None:
+    model.subgraphs[0].operators[0].inputs = [0, -1, 2]
+
+
+def operator_of_few_inputs(model: schema.ModelT) -> None:
+    model.operatorCodes[1].builtinCode = schema.BuiltinOperator.STRIDED_SLICE
+
+
+def weights_of_strings(model: schema.ModelT) -> None:
+    model.subgraphs[0].tensors[1].type = schema.TensorType.STRING
+
+
+def operator_output(model: schema.ModelT) -> None:
+    model.subgraphs[0].operators[0].outputs = [-1]
+
+
+def operator_code(model: schema.ModelT) -> None:
+    model.subgraphs[0].operators[0].opcodeIndex = 5
+
+
+def buffer_index(model: schema.ModelT) -> None:
+    model.subgraphs[0].tensors[1].buffer = 12
+
+
+def buffer_too_short(model: schema.ModelT) -> None:
+    model.subgraphs[0].tensors[1].shape = [4, 600]
+
+
+def buffer_outside(model: schema.ModelT) -> None:
+    model.buffers[1].data, model.buffers[1].offset, model.buffers[1].size = None, 64, 2**40
+
+
+def negative_shape(model: schema.ModelT) -> None:
+    model.subgraphs[0].tensors[0].shape = [1, -6]
+
+
+def huge_shape(model: schema.ModelT) -> None:
+    model.subgraphs[0].tensors[0].shape = [2**30, 2**30]
+
+
+def many_axes(model: schema.ModelT) -> None:
+    model.subgraphs[0].tensors[0].shape = [1] * 9
+
+
+def custom_operator(model: schema.ModelT) -> None:
+    model.operatorCodes[0].builtinCode = model.operatorCodes[0].deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
+    model.operatorCodes[0].customCode = "FlexRandomUniform"
+
+
+def no_graph(model: schema.ModelT) -> None:
+    model.subgraphs = []
+
+
+def endless_call(model: schema.ModelT) -> None:
+    model.operatorCodes[0].builtinCode = schema.BuiltinOperator.WHILE
+    operator = model.subgraphs[0].operators[0]
+    operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.WhileOptions, schema.WhileOptionsT()
+
+
+def quantization_axis(model: schema.ModelT) -> None:
+    quantization = schema.QuantizationParametersT()
+    quantization.scale, quantization.zeroPoint, quantization.quantizedDimension = [1.0] * 4, [0] * 4, 7
+    model.subgraphs[0].tensors[1].quantization = quantization
+
+
+def quantization_scale(model: schema.ModelT) -> None:
+    quantization = schema.QuantizationParametersT()
+    quantization.scale, quantization.zeroPoint = [float("nan")], [0]
+    model.subgraphs[0].tensors[1].quantization = quantization
+
+
+@pytest.mark.parametrize("model", [MODEL, one_hot_classifier(), random_classifier(9, 3, seed=2, batch=-1)])
+def test_verifier_accepts_a_model_that_runs(model: bytes) -> None:
+    verify(model)
+
+
+def test_verifier_accepts_a_model_packed_again() -> None:
+    verify(changed(lambda _: None))
+
+
+@pytest.mark.parametrize(
+    ("attack", "said"),
+    [
+        (graph_input, "graph 0 inputs: 99 of 5"),
+        (graph_output, "graph 0 outputs: -1 of 5"),
+        (operator_input, "graph 0 operator 0 inputs: 77 of 5"),
+        (operator_without_weights, "graph 0 operator 0 leaves out an input that it needs"),
+        (operator_of_few_inputs, "graph 0 operator 1 has 1 inputs and needs 4"),
+        (weights_of_strings, "graph 0 operator 0 has weights of type 5"),
+        (operator_output, "graph 0 operator 0 outputs: -1 of 5"),
+        (operator_code, "graph 0 operator 0 names code 5 of 2"),
+        (buffer_index, "graph 0 tensor 1 names buffer 12 of 3"),
+        (buffer_too_short, "graph 0 tensor 1 needs 9600 bytes and has 96"),
+        (buffer_outside, "buffer 1 ends outside"),
+        (negative_shape, r"graph 0 tensor 0 has shape \(1, -6\)"),
+        (huge_shape, "graph 0 tensor 0 .* is too large"),
+        (many_axes, "graph 0 tensor 0 has 9 axes"),
+        (custom_operator, "custom or Flex operator"),
+        (no_graph, "has 0 graphs"),
+        (endless_call, "graph 0 calls itself"),
+        (quantization_axis, "4 scales on axis 7"),
+        (quantization_scale, "a scale that is no size"),
+    ],
+)
+def test_verifier_attack_is_refused_by_its_place(attack: Callable[[schema.ModelT], None], said: str) -> None:
+    with pytest.raises(ModelLoadError, match=said):
+        verify(changed(attack))
+
+
+@given(st.integers(0, len(MODEL)))
+def test_verifier_cut_file_never_raises_anything_else(length: int) -> None:
+    try:
+        verify(MODEL[:length])
+    except ModelLoadError:
+        return
+    # What is left out may be padding, and nothing else.
+    assert length > len(MODEL) - 8
+
+
+@given(st.lists(st.tuples(st.integers(8, len(MODEL) - 1), st.integers(0, 255)), min_size=1, max_size=8))
+def test_verifier_damaged_file_never_raises_anything_else(damage: list[tuple[int, int]]) -> None:
+    content = bytearray(MODEL)
+    for place, value in damage:
+        content[place] = value
+    with contextlib.suppress(ModelLoadError):
+        verify(bytes(content))
+
+
+@given(st.binary(max_size=300))
+def test_verifier_random_bytes_are_refused(rest: bytes) -> None:
+    with pytest.raises(ModelLoadError):
+        verify(b"\x08\0\0\0TFL3" + rest[:4])
+    with pytest.raises(ModelLoadError):
+        verify(rest)
