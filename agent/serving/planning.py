@@ -9,12 +9,12 @@ import structlog
 
 from agent.core.plan import Applied, FromServing, GetStats, Plan, SetPlan, ToServing
 from agent.serving import routing
+from shared.ids import ReleaseId
 
 if TYPE_CHECKING:
     from agent.core.plan import BootFile
     from agent.serving.boot import BootLedger
     from agent.serving.engine import Engine
-    from shared.ids import ReleaseId
 
 TRIES_EXHAUSTED = "boot_tries_exhausted: serving ended each time while it held this release"
 
@@ -56,7 +56,7 @@ class Planner:
                 return self._engine.stats()
 
     async def _apply_boot(self, boot: BootFile) -> None:
-        fragile = routing.candidates(boot.plan)
+        fragile = routing.fragile(boot)
         if not fragile:
             await self._engine.apply(boot.plan)
             return
@@ -68,14 +68,14 @@ class Planner:
         await self._engine.apply(boot.fallback)
 
     async def _set(self, plan: Plan) -> Applied:
-        fragile = routing.candidates(plan)
-        fresh = {s.release_id for s in plan.slots if s.release_id in fragile and not self._engine.holds(s)}
+        fresh = {slot.release_id for slot in plan.slots if not self._engine.holds(slot)}
         boot = await asyncio.to_thread(self._ledger.read) if fresh else None
-        if boot is None or not fresh & routing.candidates(boot.plan):
+        guarded = fresh & routing.fragile(boot) if boot is not None else set[ReleaseId]()
+        if boot is None or not guarded:
             return await self._engine.apply(plan)
         if await asyncio.to_thread(self._ledger.spend_try, boot):
             return await self._engine.apply(plan)
-        return await self._engine.apply(plan, refused=dict.fromkeys(fresh, TRIES_EXHAUSTED))
+        return await self._engine.apply(plan, refused=dict.fromkeys(guarded, TRIES_EXHAUSTED))
 
 
 def _without(plan: Plan, releases: frozenset[ReleaseId]) -> Plan:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from agent.core.plan import Plan, Route
+    from agent.core.plan import BootFile, Route
     from shared.ids import ReleaseId
 
 
@@ -43,9 +43,14 @@ def resolve(route: Route, errors: Mapping[ReleaseId, str | None]) -> Resolved:
     )
 
 
-def candidates(plan: Plan) -> frozenset[ReleaseId]:
-    """Return the releases on probation: those that may bring the process down when they load."""
-    return frozenset(route.candidate for route in plan.routes if route.candidate is not None)
+def fragile(boot: BootFile) -> frozenset[ReleaseId]:
+    """Return the releases that may bring the process down as they load: candidates, and what the fallback goes without.
+
+    A first release has nothing to be compared with, so that no route names it as a candidate.
+    """
+    named = {route.candidate for route in boot.plan.routes if route.candidate is not None}
+    proven = {slot.release_id for slot in boot.fallback.slots}
+    return frozenset(named | {slot.release_id for slot in boot.plan.slots if slot.release_id not in proven})
 
 
 def _if_loaded(release: ReleaseId | None, errors: Mapping[ReleaseId, str | None]) -> ReleaseId | None:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from agent.core.plan import Applied, BootFile, GetStats, Plan, SetPlan, Stats
+from agent.core.plan import Applied, BootFile, GetStats, Plan, Route, SetPlan, Stats
 from agent.serving.boot import BootLedger
 from agent.serving.engine import Engine
 from agent.serving.loading import load_slot, open_litert
 from agent.serving.planning import TRIES_EXHAUSTED, Planner
-from shared.ids import BootId
+from shared.ids import BootId, ReleaseId
 from tests.support import models
 from tests.support.serving import CANDIDATE, MODEL, STABLE, make_slot, plan_of
 
@@ -92,6 +92,16 @@ async def test_boot_without_tries_falls_back(start: Start, stable: SlotSpec, can
     assert start.engine.serial == 0
 
 
+async def test_first_release_without_tries_is_given_up_with_the_fallbacks_reason(
+    start: Start, stable: SlotSpec
+) -> None:
+    nothing = Plan(serial=0, routes=(Route(model=MODEL, primary=None, unavailable_reason="no_previous: crashed"),))
+    start.write(plan_of(stable), fallback=nothing, tries_left=0)
+    await start.planner.boot()
+    assert start.loaded == set()
+    assert start.engine.routes[MODEL].reason == "no_previous: crashed"
+
+
 async def test_boot_without_a_file_leaves_the_word_to_control(start: Start) -> None:
     await start.planner.boot()
     assert start.engine.serial == -1
@@ -131,7 +141,8 @@ async def test_plan_with_a_candidate_out_of_tries_is_refused_that_candidate_alon
 
 async def test_tries_of_another_candidate_do_not_count(start: Start, stable: SlotSpec, candidate: SlotSpec) -> None:
     await start.planner.boot()
-    start.write(plan_of(stable, candidate=STABLE), fallback=plan_of(stable), tries_left=0)
+    other = ReleaseId("another-candidate")
+    start.write(plan_of(stable, candidate=other), fallback=plan_of(stable), tries_left=0)
     applied = await start.planner.answer(SetPlan(plan=plan_of(stable, candidate, candidate=CANDIDATE)))
     assert isinstance(applied, Applied)
     assert [slot.loaded for slot in applied.slots] == [True, True]

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from agent.core.plan import Plan, Route
-from agent.serving.routing import candidates, resolve
-from shared.ids import ModelName, ReleaseId
+from agent.core.plan import BootFile, Plan, Route, SlotSpec
+from agent.serving.routing import fragile, resolve
+from shared.ids import ModelName, ReleaseId, Sha256
 
 MODEL, OLD, NEW = ModelName("digits"), ReleaseId("old"), ReleaseId("new")
 SHADOW_STAGE = Route(model=MODEL, primary=OLD, shadow=NEW, candidate=NEW, max_latency_ratio=3.0)
@@ -51,6 +51,20 @@ def test_candidate_that_is_in_neither_place_is_no_comparison() -> None:
     assert resolve(route, {OLD: None, NEW: None}).candidate is None
 
 
-def test_candidates_are_those_that_routes_name() -> None:
-    plan = Plan(serial=1, routes=(SHADOW_STAGE, Route(model=ModelName("other"), primary=OLD)))
-    assert candidates(plan) == {NEW}
+def slot(release: ReleaseId) -> SlotSpec:
+    digest = Sha256("0" * 64)
+    return SlotSpec(
+        model=MODEL, release_id=release, version_number=1, folder="/", artifact_sha256=digest, manifest_sha256=digest
+    )
+
+
+def test_candidate_of_a_comparison_is_fragile() -> None:
+    plan = Plan(serial=1, slots=(slot(OLD), slot(NEW)), routes=(SHADOW_STAGE,))
+    assert fragile(BootFile(plan=plan, fallback=plan, tries_left=3)) == {NEW}
+
+
+def test_first_release_is_fragile_until_the_fallback_has_it_too() -> None:
+    plan = Plan(serial=1, slots=(slot(NEW),), routes=(Route(model=MODEL, primary=NEW),))
+    nothing = Plan(serial=1, routes=(Route(model=MODEL, primary=None),))
+    assert fragile(BootFile(plan=plan, fallback=nothing, tries_left=3)) == {NEW}
+    assert fragile(BootFile(plan=plan, fallback=plan, tries_left=3)) == frozenset()
