@@ -85,6 +85,8 @@ class DeviceAnswer(BaseModel):
     """Model → release id."""
     slots: list[SlotAnswer]
     assignments: list[AssignmentAnswer]
+    desired_refused: str
+    """Why the device refused the newest order that it was given; empty when it took it."""
     explanation: str
 
 
@@ -189,6 +191,7 @@ def _answer(story: DeviceStory) -> DeviceAnswer:
         desired={str(model.model): str(model.release_id) for model in desired.models} if desired else {},
         slots=_slots(story) if report else [],
         assignments=_assignments(story) if report else [],
+        desired_refused=report.desired_refused if report else "",
         explanation=story.explanation,
     )
 
