@@ -62,6 +62,8 @@ class _Tensor:
     shape: tuple[int, ...]
     kind: int
     bits: int | None
+    constant: bool
+    """Whether its content is in the file, where nothing may be written."""
 
 
 def verify(model: bytes) -> None:
@@ -108,8 +110,8 @@ def _tensors(graph: Table, buffers: list[int], where: str) -> list[_Tensor]:
         name = f"{where} tensor {index}"
         buffer = table.number(_TENSOR_BUFFER, "I")
         _require(buffer < len(buffers), f"{name} names buffer {buffer} of {len(buffers)}")
-        tensor = _tensor(table, name)
-        if buffers[buffer] and tensor.bits is not None and not table.has(_TENSOR_SPARSITY):
+        tensor = _tensor(table, name, constant=buffers[buffer] > 0)
+        if tensor.constant and tensor.bits is not None and not table.has(_TENSOR_SPARSITY):
             wanted = -(-math.prod(tensor.shape) * tensor.bits // 8)
             _require(buffers[buffer] >= wanted, f"{name} needs {wanted} bytes and has {buffers[buffer]}")
         made.append(tensor)
@@ -118,7 +120,7 @@ def _tensors(graph: Table, buffers: list[int], where: str) -> list[_Tensor]:
     return made
 
 
-def _tensor(table: Table, name: str) -> _Tensor:
+def _tensor(table: Table, name: str, *, constant: bool) -> _Tensor:
     shape = table.integers(_TENSOR_SHAPE)
     kind = table.number(_TENSOR_TYPE, "b")
     bits = _BITS.get(kind)
@@ -128,7 +130,7 @@ def _tensor(table: Table, name: str) -> _Tensor:
     quantization = table.table(_TENSOR_QUANTIZATION)
     if quantization is not None:
         _check_quantization(quantization, shape, name)
-    return _Tensor(shape=shape, kind=kind, bits=bits)
+    return _Tensor(shape=shape, kind=kind, bits=bits, constant=constant)
 
 
 def _check_quantization(table: Table, shape: tuple[int, ...], name: str) -> None:
@@ -150,7 +152,9 @@ def _operators(graph: Table, codes: list[int], tensors: list[_Tensor], graph_ind
         code = table.number(_OPERATOR_CODE, "I")
         _require(code < len(codes), f"{name} names code {code} of {len(codes)}")
         _check_inputs(table.integers(_OPERATOR_INPUTS), codes[code], tensors, name)
-        _check_indexes(table.integers(_OPERATOR_OUTPUTS), len(tensors), f"{name} outputs")
+        outputs = table.integers(_OPERATOR_OUTPUTS)
+        _check_indexes(outputs, len(tensors), f"{name} outputs")
+        _require(not any(tensors[output].constant for output in outputs), f"{name} writes to a constant")
         _check_indexes(table.integers(_OPERATOR_INTERMEDIATES), len(tensors), f"{name} intermediates")
         options = table.table(_OPERATOR_OPTIONS)
         if codes[code] in _CALLED_GRAPHS:
