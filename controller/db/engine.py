@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import URL, Connection
     from sqlalchemy.engine.interfaces import DBAPIConnection
+
+log = structlog.get_logger(__name__)
 
 SQLITE, POSTGRES = "sqlite", "postgresql"
 
@@ -86,7 +89,7 @@ class Database:
         async with contextlib.AsyncExitStack() as stack:
             if not read_only and self.dialect == SQLITE:
                 await stack.enter_async_context(self._turn_to_write())
-            session = await stack.enter_async_context(AsyncSession(self._engine, expire_on_commit=False))
+            session = await stack.enter_async_context(self._session())
             unit = UnitOfWork(session=session, clock=self._clock, actor=actor)
             with _translated(connecting=True):
                 await self._begin(session, read_only=read_only)
@@ -114,6 +117,21 @@ class Database:
     async def mark_done(self, uow: UnitOfWork, ids: Sequence[int]) -> None:
         """Take intents off the outbox, in the transaction that did them."""
         await uow.session.execute(sa.delete(OutboxRow).where(col(OutboxRow.id).in_(ids)))
+
+    @contextlib.asynccontextmanager
+    async def _session(self) -> AsyncIterator[AsyncSession]:
+        async with contextlib.AsyncExitStack() as closing:
+            session = await closing.enter_async_context(AsyncSession(self._engine, expire_on_commit=False))
+            try:
+                yield session
+            finally:
+                try:
+                    await closing.aclose()
+                except (OSError, SQLAlchemyError) as exc:
+                    # Nothing hangs on this: what was committed is durable, and the server undoes the rest by itself.
+                    log.info("database_connection_dropped", cause=type(exc).__name__)
+                    with contextlib.suppress(OSError, SQLAlchemyError):
+                        await session.invalidate()
 
     async def _begin(self, session: AsyncSession, *, read_only: bool) -> None:
         async with asyncio.timeout(_WRITER_WAIT_S):

@@ -27,6 +27,8 @@ _PRIMARY = 0xFF
 
 # Classes of SQLSTATE (PostgreSQL, appendix A): connection, rollback, out of resources, intervention, system error.
 _POSTGRES_AWAY = ("08", "40", "53", "57", "58")
+# asyncpg's own word for a connection that broke in the middle of something and cannot be used any more.
+_POSTGRES_BROKEN = frozenset({"InternalClientError"})
 _POSTGRES_DISK_FULL = "53100"
 
 
@@ -69,6 +71,8 @@ def _of_sqlite(cause: sqlite3.Error) -> RetryableError | None:
 
 def _of_postgres(cause: BaseException) -> RetryableError | None:
     if isinstance(cause, OSError):
+        return _away(cause)
+    if type(cause).__name__ in _POSTGRES_BROKEN:
         return _away(cause)
     state = getattr(cause, "sqlstate", None)
     if not isinstance(state, str):

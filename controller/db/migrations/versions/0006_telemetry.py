@@ -29,7 +29,7 @@ def _create_telemetry_sum() -> None:
         sa.Column("release_id", sa.String(length=63), nullable=False),
         sa.Column("windows", sa.BigInteger(), nullable=False),
         sa.Column("counts", sa.Text(), nullable=False),
-        sa.Column("sketches", sa.Text(), nullable=False),
+        sa.Column("sketches", sa.LargeBinary(), nullable=False),
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("device_id", "model", "release_id", name=op.f("pk_telemetry_sum")),
     )
@@ -48,7 +48,7 @@ def _create_telemetry_window() -> None:
         sa.Column("window_start", sa.DateTime(timezone=True), nullable=False),
         sa.Column("window_s", sa.Float(), nullable=False),
         sa.Column("counts", sa.Text(), nullable=False),
-        sa.Column("sketches", sa.Text(), nullable=False),
+        sa.Column("sketches", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint(
             "device_id", "boot_id", "model", "release_id", "window_start", name=op.f("pk_telemetry_window")
         ),
