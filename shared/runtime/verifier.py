@@ -30,6 +30,7 @@ _GRAPH_TENSORS, _GRAPH_INPUTS, _GRAPH_OUTPUTS, _GRAPH_OPERATORS = 0, 1, 2, 3
 _TENSOR_SHAPE, _TENSOR_TYPE, _TENSOR_BUFFER, _TENSOR_QUANTIZATION, _TENSOR_SPARSITY = 0, 1, 2, 4, 6
 _CODE_OLD, _CODE_CUSTOM, _CODE_NEW = 0, 1, 3
 _OPERATOR_CODE, _OPERATOR_INPUTS, _OPERATOR_OUTPUTS, _OPERATOR_OPTIONS, _OPERATOR_INTERMEDIATES = 0, 1, 2, 4, 8
+_OPERATOR_OPTIONS_KIND = 3
 _BUFFER_DATA, _BUFFER_OFFSET, _BUFFER_SIZE = 0, 1, 2
 _QUANTIZATION_SCALE, _QUANTIZATION_ZERO_POINT, _QUANTIZATION_AXIS = 2, 3, 6
 _SIGNATURE_INPUTS, _SIGNATURE_OUTPUTS, _SIGNATURE_GRAPH, _MAP_TENSOR = 0, 1, 4, 1
@@ -50,6 +51,9 @@ _GATED = frozenset({16, 44, 52})
 _WEIGHTED = frozenset({3, 4, 9, 67})
 """Convolutions and dense layers: their kernels end the process on weights of a type that they do not know."""
 _WEIGHT_TYPES = frozenset({0, 1, 3, 9, 17, 19})
+_OPTIONS_KIND = {49: 35, 88: 64, 102: 79, _IF: 92, _WHILE: 93, _CALL_ONCE: 103}
+"""Operators whose options count outputs or name graphs, by the kind of options that does: others would be read
+as what they are not."""
 _CALLED_GRAPHS = {_IF: 2, _WHILE: 2, _CALL_ONCE: 1}
 """How many subgraphs the operator's options name, in their first fields."""
 
@@ -156,6 +160,8 @@ def _operators(graph: Table, codes: list[int], tensors: list[_Tensor], graph_ind
         _check_indexes(outputs, len(tensors), f"{name} outputs")
         _require(not any(tensors[output].constant for output in outputs), f"{name} writes to a constant")
         _check_indexes(table.integers(_OPERATOR_INTERMEDIATES), len(tensors), f"{name} intermediates")
+        kind = table.number(_OPERATOR_OPTIONS_KIND, "B")
+        _require(kind == _OPTIONS_KIND.get(codes[code], kind), f"{name} has options of kind {kind}")
         options = table.table(_OPERATOR_OPTIONS)
         if codes[code] in _CALLED_GRAPHS:
             _require(options is not None, f"{name} names no graph to call")

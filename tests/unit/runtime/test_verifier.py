@@ -52,6 +52,10 @@ def weights_of_strings(model: schema.ModelT) -> None:
     model.subgraphs[0].tensors[1].type = schema.TensorType.STRING
 
 
+def options_of_another_operator(model: schema.ModelT) -> None:
+    model.operatorCodes[0].builtinCode = schema.BuiltinOperator.SPLIT
+
+
 def constant_overwritten(model: schema.ModelT) -> None:
     model.subgraphs[0].operators[1].outputs = [2]
 
@@ -133,6 +137,7 @@ def test_verifier_accepts_a_model_packed_again() -> None:
         (operator_without_weights, "graph 0 operator 0 leaves out an input that it needs"),
         (operator_of_few_inputs, "graph 0 operator 1 has 1 inputs and needs 4"),
         (weights_of_strings, "graph 0 operator 0 has weights of type 5"),
+        (options_of_another_operator, "graph 0 operator 0 has options of kind 8"),
         (constant_overwritten, "graph 0 operator 1 writes to a constant"),
         (operator_output, "graph 0 operator 0 outputs: -1 of 5"),
         (operator_code, "graph 0 operator 0 names code 5 of 2"),
