@@ -157,9 +157,10 @@ class Ingest:
         """Store a batch and acknowledge it; a message that no storage takes is found, logged and dropped."""
         try:
             acks = await retrying(lambda: self._store(messages), what="store what devices say")
-        except (PermanentError, SQLAlchemyError, ValueError):
+        except (PermanentError, SQLAlchemyError, ValueError) as exc:
             if len(messages) == 1:
-                log.exception("uplink_cannot_be_stored", topic=messages[0].topic)
+                # No traceback: an enrolled device must not be able to fill the disk with them.
+                log.warning("uplink_cannot_be_stored", topic=messages[0].topic, problem=str(exc)[:500])
                 self.dropped["cannot_be_stored"] += 1
                 return
             middle = len(messages) // 2

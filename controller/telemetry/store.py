@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import sqlalchemy as sa
 from sqlmodel import col
 
@@ -11,12 +12,16 @@ from controller.db.bulk import upsert
 from controller.telemetry.measurements import Measured, SumKey, WindowKey
 from controller.telemetry.tables import SumRow, WindowRow
 from shared.ids import BootId, DeviceId, ModelName, ReleaseId
+from shared.sketches import Sketch
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from datetime import datetime
 
     from sqlalchemy.ext.asyncio import AsyncSession
+
+_PACK = msgspec.msgpack.Encoder()
+_UNPACK = msgspec.msgpack.Decoder(dict[str, Sketch])
 
 
 async def known(session: AsyncSession, keys: Collection[WindowKey]) -> set[WindowKey]:
@@ -53,7 +58,7 @@ async def write_windows(session: AsyncSession, windows: Mapping[WindowKey, tuple
             "window_start": key.window_start,
             "window_s": window_s,
             "counts": measured.counts,
-            "sketches": measured.sketches,
+            "sketches": _PACK.encode(measured.sketches),
         }
         for key, (window_s, measured) in windows.items()
     ]
@@ -73,7 +78,7 @@ async def sums(session: AsyncSession, ids: Collection[DeviceId]) -> dict[SumKey,
     return {
         SumKey(device_id=DeviceId(device), model=ModelName(model), release_id=ReleaseId(release)): (
             windows,
-            Measured(counts=counts, sketches=sketches),
+            Measured(counts=counts, sketches=_UNPACK.decode(sketches)),
         )
         for device, model, release, windows, counts, sketches in (await session.execute(statement)).all()
     }
@@ -88,7 +93,7 @@ async def write_sums(session: AsyncSession, totals: Mapping[SumKey, tuple[int, M
             "release_id": key.release_id,
             "windows": windows,
             "counts": measured.counts,
-            "sketches": measured.sketches,
+            "sketches": _PACK.encode(measured.sketches),
             "updated_at": now,
         }
         for key, (windows, measured) in totals.items()

@@ -8,7 +8,6 @@ import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
 from controller.db.types import Json, UtcDateTime
-from shared.sketches import Sketch
 
 _NAME = 63
 
@@ -25,7 +24,8 @@ class WindowRow(SQLModel, table=True):
     window_start: datetime = Field(primary_key=True, sa_type=UtcDateTime, index=True)
     window_s: float
     counts: dict[str, int] = Field(sa_type=Json(dict[str, int]))
-    sketches: dict[str, Sketch] = Field(sa_type=Json(dict[str, Sketch]))
+    sketches: bytes = Field(sa_type=sa.LargeBinary)
+    """Metric → sketch, as msgpack: bins are numbered, which JSON cannot say, and many."""
 
 
 class SumRow(SQLModel, table=True):
@@ -38,5 +38,6 @@ class SumRow(SQLModel, table=True):
     release_id: str = Field(primary_key=True, max_length=_NAME, index=True)
     windows: int = Field(sa_type=sa.BigInteger)
     counts: dict[str, int] = Field(sa_type=Json(dict[str, int]))
-    sketches: dict[str, Sketch] = Field(sa_type=Json(dict[str, Sketch]))
+    sketches: bytes = Field(sa_type=sa.LargeBinary)
+    """Metric → sketch, as msgpack: bins are numbered, which JSON cannot say, and many."""
     updated_at: datetime = Field(sa_type=UtcDateTime, index=True)

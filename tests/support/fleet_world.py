@@ -169,7 +169,7 @@ def heartbeat(document: Desired | None = None, digest: Sha256 = NO_BODY) -> Hear
 
 def telemetry(*, start: datetime = NOW, series: tuple[object, ...] = ()) -> Telemetry:
     """Return one window."""
-    return msgspec.convert({"window_start": start, "window_s": 60.0, "series": series}, Telemetry)
+    return msgspec.convert({"window_start": start, "window_s": 60.0, "series": series}, Telemetry, str_keys=True)
 
 
 def choice(letter: str = "a") -> ArtifactChoice:
