@@ -45,7 +45,12 @@ def write_atomically(path: Path, data: bytes, *, mode: int = PUBLIC_MODE) -> Non
 
 def sync_folder(folder: Path) -> None:
     """Make renames in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    sync_file(folder)
+
+
+def sync_file(path: Path) -> None:
+    """Make what was written to `path` survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

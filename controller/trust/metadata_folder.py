@@ -23,7 +23,7 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]  # python-tuf offer
 from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
-from controller.trust.files import write_atomically
+from controller.trust.files import sync_file, sync_folder, write_atomically
 from controller.trust.metadata import LIFETIMES
 from shared.errors import UntrustedError
 
@@ -98,10 +98,15 @@ class MetadataFolder:
         write_atomically(self.file(name, None if name == _TIMESTAMP else version), data)
 
     def write_first(self, signed: Targets, *, role: Role, names: tuple[str, ...]) -> None:
-        """Write one document as version 1 of many roles, signed once; the caller makes them durable, all at one go."""
+        """Write one document as version 1 of many roles, signed once, durably."""
         data = self._sign(signed, role, 1)
-        for name in names:
-            self.file(name, 1).write_bytes(data)
+        files = [self.file(name, 1) for name in names]
+        for file in files:
+            file.write_bytes(data)
+        # All written before the first is synced: that one commits the others along, and each after it costs little.
+        for file in files:
+            sync_file(file)
+        sync_folder(self.path)
 
     def half_used(self, signed: Signed, role: Role) -> bool:
         """Whether half of a signature's lifetime is over."""

@@ -8,7 +8,6 @@ what stood before. Source: TUF specification 1.0, consistent snapshots.
 
 from __future__ import annotations
 
-import os
 import threading
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -217,7 +216,6 @@ class Repository:
         targets = tuf.new_targets(publics[Role.BINS], trust)
         self._folder.write(targets, role=Role.TARGETS, name=Role.TARGETS, version=1)
         self._folder.write_first(Targets(), role=Role.BINS, names=tuf.BIN_NAMES)
-        os.sync()  # one call for 256 files; each by itself takes seconds on a slow disk
         names = (Role.TARGETS, *tuf.BIN_NAMES)
         snapshot = Snapshot(meta={f"{name}.json": MetaFile(version=1) for name in names})
         self._folder.write(snapshot, role=Role.SNAPSHOT, name=Role.SNAPSHOT, version=1)
