@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import random
@@ -15,27 +16,25 @@ import signal
 import stat
 import sys
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Never
 
 import structlog
 
 from agent import config
+from agent.assembly import broker_security, core_settings, repository_settings
 from agent.core.events import ReportAcked, StatsMeasured, Tick
 from agent.core.reducer import decide
 from agent.core.reporting import heartbeat_of, with_trouble
-from agent.core.state import Identity as CoreIdentity
-from agent.core.state import Settings, new_state
+from agent.core.state import new_state
 from agent.delivery.download import DownloadLimits
-from agent.delivery.repository import RepositorySettings
 from agent.delivery.slots import Slots
 from agent.documents import Documents
 from agent.execute import Executor
 from agent.fetching import Fetcher
 from agent.journal import Journal
 from agent.link.backoff import FullJitter
-from agent.link.hardware import this_hardware
+from agent.link.certificates import renew, renew_at
 from agent.link.https import DeviceApi, Session
 from agent.link.identity import client_tls, identity_files, load_identity
 from agent.link.mqtt import (
@@ -44,7 +43,6 @@ from agent.link.mqtt import (
     Disconnected,
     LinkEvent,
     MqttLink,
-    PlainLogin,
     SealedDesired,
     SealedPulse,
 )
@@ -52,7 +50,14 @@ from agent.link.outbox import Outbox, OutboxTimes
 from agent.serving.link import ServingClient
 from agent.started import look_around
 from shared.clock import SystemClock
-from shared.errors import InvalidInputError, NotFoundError, RetryableError, StorageFullError, UntrustedError
+from shared.errors import (
+    InvalidInputError,
+    LitefleetError,
+    NotFoundError,
+    RetryableError,
+    StorageFullError,
+    UntrustedError,
+)
 
 if TYPE_CHECKING:
     import ssl
@@ -80,15 +85,23 @@ class Control:
     """The control process: its parts, and the loop that joins them."""
 
     def __init__(
-        self, *, settings: AgentConfig, identity: Identity, api: DeviceApi, journal: Journal, clock: Clock
+        self,
+        *,
+        settings: AgentConfig,
+        identity: Identity,
+        tls: ssl.SSLContext,
+        api: DeviceApi,
+        journal: Journal,
+        clock: Clock,
     ) -> None:
-        self._settings, self._identity, self._api, self._journal, self._clock = settings, identity, api, journal, clock
+        self._settings, self._identity, self._tls = settings, identity, tls
+        self._api, self._journal, self._clock = api, journal, clock
         self._chance = random.Random()  # noqa: S311 - spreads load; guards nothing
         self._slots = Slots(settings.releases_dir)
         self._queue: asyncio.Queue[Event] = asyncio.Queue(maxsize=MAX_WAITING)
         self._documents = Documents(
             api=api,
-            settings=_repository(settings, identity, api),
+            settings=repository_settings(settings, identity, api),
             installation_id=identity.installation_id,
             cache=settings.state_dir / "director.json",
             clock=clock,
@@ -97,15 +110,16 @@ class Control:
         self._mqtt = MqttLink(
             broker=identity.broker,
             device_id=identity.device_id,
-            security=_security(settings.state_dir, identity),
+            security=broker_security(settings, identity, tls),
             chance=self._chance,
         )
         self._outbox: Outbox | None = None
-        self._state = new_state(_core_settings(settings, identity))
+        self._state = new_state(core_settings(settings, identity))
 
     async def run(self) -> None:
         """Run until the supervisor dies or a signal says stop; inference is not touched by either."""
         start = await self._restore()
+        _return_memory()
         serving = ServingClient(self._settings.serving_socket)
         try:
             async with asyncio.TaskGroup() as group:
@@ -114,6 +128,7 @@ class Control:
                 group.create_task(self._tick())
                 group.create_task(self._mqtt.run(self._deliver))
                 group.create_task(self._speak(executor))
+                group.create_task(self._keep_certificate())
                 group.create_task(self._decide_all(executor, start))
         except* Stopped:
             _log.info("control_stopped")
@@ -147,7 +162,7 @@ class Control:
             self._slots,
             self._settings.boot_path,
             at=self._clock.now(),
-            settings=_core_settings(self._settings, self._identity),
+            settings=core_settings(self._settings, self._identity),
             journal_problem=opened.problem,
         )
         return await asyncio.to_thread(look)
@@ -251,6 +266,19 @@ class Control:
                 _log.warning("session_refused", error=str(exc))
             await asyncio.sleep(wait.wait_s())
 
+    async def _keep_certificate(self) -> Never:
+        """Have the certificate renewed at half its life; connections show the new one from the next on."""
+        files = identity_files(self._settings.state_dir)
+        while True:
+            try:
+                if self._clock.now() >= renew_at(files):
+                    again_at = await renew(self._api, files, device=self._identity.device_id, tls=self._tls)
+                    _log.info("certificate_renewed", again_at=again_at.isoformat())
+            except LitefleetError as exc:
+                # Weeks are left; each hour is another try.
+                _log.warning("certificate_not_renewed", error=str(exc))
+            await asyncio.sleep(self._settings.refresh_s * self._chance.uniform(0.8, 1.2))
+
 
 async def _until_stopped() -> None:
     """Raise Stopped when a signal says so, or when stdin ends: then the supervisor is dead, and a new one will come."""
@@ -272,45 +300,11 @@ async def _until_stopped() -> None:
     raise Stopped
 
 
-def _repository(settings: AgentConfig, identity: Identity, api: DeviceApi) -> RepositorySettings:
-    return RepositorySettings(
-        base_url=api.repository_url,
-        metadata_dir=str(settings.tuf_dir),
-        root=identity.tuf_root,
-        identity_dir=str(settings.identity_dir),
-        min_rate_bytes_s=settings.min_rate_bytes_s,
-    )
-
-
-def _security(state_dir: Path, identity: Identity) -> ssl.SSLContext | PlainLogin | None:
-    """Return TLS; or, for a broker on this very machine, the password that was laid beside the identity, if one was."""
-    files = identity_files(state_dir)
-    if identity.broker.tls:
-        return client_tls(files)
-    try:
-        return PlainLogin(password=(files.folder / "broker-password").read_text(encoding="utf-8").strip())
-    except FileNotFoundError:
-        return None
-
-
-def _core_settings(settings: AgentConfig, identity: Identity) -> Settings:
-    return Settings(
-        identity=CoreIdentity(
-            installation_id=identity.installation_id,
-            device_id=identity.device_id,
-            key_fingerprint=identity.key_fingerprint,
-        ),
-        hardware=this_hardware(),
-        agent_version=metadata.version("litefleet"),
-        releases_dir=str(settings.releases_dir),
-        pulse_max_age_s=settings.pulse_max_age_s,
-        refresh_s=settings.refresh_s,
-        stats_s=settings.stats_s,
-        idle_stats_s=settings.heartbeat_s,
-        boot_tries=settings.boot_tries,
-        trial_memory_bytes=settings.trial_memory_bytes,
-        trial_deadline_s=settings.trial_deadline_s,
-    )
+def _return_memory() -> None:
+    """Give back what importing needed: some 5 MiB of 36, which a small device has better uses for."""
+    with contextlib.suppress(AttributeError, OSError):
+        # glibc only; other C libraries give memory back by themselves or not at all.
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 async def run(settings: AgentConfig, identity: Identity) -> None:
@@ -320,7 +314,7 @@ async def run(settings: AgentConfig, identity: Identity) -> None:
         DeviceApi(controller_url=identity.controller_url, tls=tls) as api,
         Journal(settings.journal_path) as journal,
     ):
-        control = Control(settings=settings, identity=identity, api=api, journal=journal, clock=SystemClock())
+        control = Control(settings=settings, identity=identity, tls=tls, api=api, journal=journal, clock=SystemClock())
         await control.run()
 
 
