@@ -13,9 +13,10 @@ import msgspec
 
 from controller.demo.attacks import forge_desired, tampered
 from controller.demo.claims import Claims, broken, summary
-from controller.demo.processes import ProgramFailedError
+from controller.demo.processes import ProgramFailedError, Programs
+from controller.demo.school import School
 from controller.demo.screen import Screen
-from controller.demo.story import DemoFailedError, Story
+from controller.demo.story import DemoFailedError, Episode, Story
 from controller.demo.world import World, build
 from shared.clock import SystemClock
 from shared.errors import LitefleetError
@@ -30,18 +31,14 @@ _LOAD_TIMEOUT_S = 120.0
 
 async def run_demo(*, devices: int, keep: bool, ci: bool) -> int:
     """Run the demo and return the exit code: 0 when every claim held."""
-    clock = SystemClock()
-    screen = Screen(clock)
+    screen = Screen(SystemClock())
     folder = Path(tempfile.mkdtemp(prefix="litefleet-demo-"))
     screen.title("litefleet demo")
     screen.step(f"everything is kept in {folder}")
+    programs = Programs(folder)
     claims: Claims | None = None
-    problem = ""
-    world: World | None = None
     try:
-        world = await build(folder, devices=devices, screen=screen)
-        async with world.client() as api:
-            claims = await _tell(Story(world=world, api=api, screen=screen, clock=clock))
+        world, claims = await _play(folder, programs, devices, screen)
         problem = broken(claims, devices=devices)
         screen.show(summary(claims))
         if keep and not problem:
@@ -49,75 +46,51 @@ async def run_demo(*, devices: int, keep: bool, ci: bool) -> int:
     except (LitefleetError, ExceptionGroup) as exc:
         problem = _message(exc)
     finally:
-        if world is not None:
-            await world.programs.stop()
+        await programs.stop()
     if problem:
         screen.warn(f"{problem}\n  logs: {folder / 'logs'}")
     else:
         shutil.rmtree(folder, ignore_errors=True)
     if ci:
-        line = msgspec.to_builtins(claims) if claims is not None else {}
-        sys.stdout.write(msgspec.json.encode({**line, **({"error": problem} if problem else {})}).decode() + "\n")
+        figures = msgspec.to_builtins(claims) if claims is not None else {}
+        outcome = {"error": problem} if problem else {}
+        sys.stdout.write(msgspec.json.encode({**figures, **outcome}).decode() + "\n")
     return 1 if problem else 0
 
 
-async def _tell(story: Story) -> Claims:
+async def _play(folder: Path, programs: Programs, devices: int, screen: Screen) -> tuple[World, Claims]:
+    clock = SystemClock()
+    async with asyncio.TaskGroup() as tasks:
+        school = School(programs, folder)
+        tasks.create_task(school.train_all())
+        world = await build(folder, programs, devices=devices, screen=screen)
+        async with world.client() as api:
+            return world, await _tell(Story(world=world, api=api, screen=screen, clock=clock), school)
+
+
+async def _tell(story: Story, school: School) -> Claims:
     screen = story.screen
     screen.title("1  A first release")
-    screen.step("training a small network on handwritten digits (scikit-learn)")
-    folder_v1 = await story.train("v1")
+    screen.step("training small networks on handwritten digits (scikit-learn)")
+    folder_v1 = await school.trained("v1")
     first, conversion = await story.release(folder_v1)
     _show_release(story, first, conversion)
     episode_v1 = await story.roll_out(first)
     _must(episode_v1.rollout.state == "completed", "the first release did not reach every device")
     screen.done(f"{first.name} serves on {len(episode_v1.assignments)} devices after {episode_v1.seconds:.0f} s")
+    second, _ = await story.release(await school.trained("v2"))
+    wrong, _ = await story.release(await school.trained("wrong"))
 
     async with asyncio.TaskGroup() as tasks:
         load = story.start_load(tasks, folder_v1 / "client.npz")
         try:
-            return await _under_load(story, load, conversion, first)
+            requests, failed = await _replace(story, load, second)
+            tampered_refused = await _tampered(story, wrong)
+            bad, reverted_s = await _wrong(story, wrong)
+            back = await story.running_everywhere(second)
+            forged_refused = await _forged(story) and not await story.running_everywhere(second)
         finally:
             load.stop()
-
-
-async def _under_load(story: Story, load: InferenceLoad, conversion: ConversionView, first: ReleaseView) -> Claims:
-    screen = story.screen
-    screen.title("2  A better one, while clients keep asking")
-    second, _ = await story.release(await story.train("v2"))
-    episode_v2 = await story.roll_out(second)
-    _must(episode_v2.rollout.state == "completed", "the better release did not reach every device")
-    await _enough(load)
-    requests, failed = load.tally.requests, load.tally.failed
-    screen.done(
-        f"{second.name} serves everywhere after {episode_v2.seconds:.0f} s; "
-        f"{requests} requests, {failed} failed, {100 * load.tally.accuracy():.1f} % right"
-    )
-
-    screen.title("3  A wrong one: trained on labels that a mapping mistake shuffled")
-    wrong, _ = await story.release(await story.train("wrong"))
-    screen.done(f"{wrong.name} converts faithfully and is signed: neither conversion nor golden check can know better")
-    artifact = _deployed(wrong.artifacts)
-    screen.step("first, a mirror serves it with one altered byte")
-    blobs = story.world.controller_state / "blobs"
-    with tampered(next(blobs.rglob(artifact.sha256))):
-        altered = await story.roll_out(wrong)
-    refusals = [a.reason for a in altered.assignments if a.reason]
-    tampered_refused = not altered.exposed() and any("digest" in reason for reason in refusals)
-    screen.done(f"refused: {refusals[0] if refusals else 'no reason reported'}")
-    screen.step("then the genuine, wrong model")
-    bad = await story.roll_out(wrong, override=True)
-    back = await story.running_everywhere(second)
-    reverted_s = bad.seconds - (bad.first_activation_s if bad.first_activation_s is not None else bad.seconds)
-    screen.done(
-        f"{len(bad.exposed())} device(s) tried it, beside the model that answered; gone after {reverted_s:.1f} s"
-    )
-
-    screen.title("4  A broker that forges an order")
-    victim = story.world.agents[0].name
-    answer = await forge_desired(story.api, story.world.broker, device=victim, clock=story.clock)
-    untouched = not await story.running_everywhere(second)
-    screen.done(f"{victim} refused it: {answer or 'no answer'}")
-    load.stop()
     float32 = next(a for a in conversion.artifacts if a.scheme == "float32")
     deployed = _deployed(first.artifacts)
     return Claims(
@@ -135,13 +108,63 @@ async def _under_load(story: Story, load: InferenceLoad, conversion: ConversionV
         devices_not_back=len(back),
         first_wave_devices=bad.rollout.waves[0].devices,
         tampered_refused=tampered_refused,
-        forged_refused=bool(answer) and untouched,
+        forged_refused=forged_refused,
     )
+
+
+async def _replace(story: Story, load: InferenceLoad, second: ReleaseView) -> tuple[int, int]:
+    screen = story.screen
+    screen.title("2  A better one, while clients keep asking")
+    _show_accuracy(story, second)
+    episode = await story.roll_out(second)
+    _must(episode.rollout.state == "completed", "the better release did not reach every device")
+    await _enough(load)
+    requests, failed = load.tally.requests, load.tally.failed
+    screen.done(
+        f"{second.name} serves everywhere after {episode.seconds:.0f} s; "
+        f"{requests} requests, {failed} failed, {100 * load.tally.accuracy():.1f} % right"
+    )
+    return requests, failed
+
+
+async def _tampered(story: Story, wrong: ReleaseView) -> bool:
+    screen = story.screen
+    screen.title("3  A wrong one: trained on labels that a mapping mistake shuffled")
+    _show_accuracy(story, wrong)
+    screen.done("it converts faithfully and is signed: neither conversion nor golden check can know better")
+    screen.step("first, a mirror serves it with one altered byte")
+    artifact = _deployed(wrong.artifacts)
+    with tampered(next((story.world.controller_state / "blobs").rglob(artifact.sha256))):
+        altered = await story.roll_out(wrong)
+    reasons = [a.reason for a in altered.assignments if a.reason]
+    screen.done(f"refused: {reasons[0] if reasons else 'no reason reported'}")
+    return not altered.exposed() and any(reason.startswith("digest_mismatch") for reason in reasons)
+
+
+async def _wrong(story: Story, wrong: ReleaseView) -> tuple[Episode, float]:
+    screen = story.screen
+    screen.step("then the genuine, wrong model")
+    bad = await story.roll_out(wrong, override=True)
+    reverted_s = bad.seconds - (bad.first_activation_s if bad.first_activation_s is not None else bad.seconds)
+    for share in bad.assignments:
+        if share.activated:
+            screen.done(f"{share.device_id} found out by itself: {share.reason}")
+    screen.done(f"{len(bad.exposed())} device(s) held it beside the model that answered, for {reverted_s:.1f} s")
+    return bad, reverted_s
+
+
+async def _forged(story: Story) -> bool:
+    screen = story.screen
+    screen.title("4  A broker that forges an order")
+    victim = story.world.agents[0].name
+    answer = await forge_desired(story.api, story.world.broker, device=victim, clock=story.clock)
+    screen.done(f"{victim} refused it: {answer or 'no answer'}")
+    return bool(answer)
 
 
 async def _enough(load: InferenceLoad) -> None:
     async with asyncio.timeout(_LOAD_TIMEOUT_S):
-        while load.tally.requests < _LOAD_REQUESTS:
+        while load.tally.requests < _LOAD_REQUESTS:  # noqa: ASYNC110 - the load counts, it does not tell
             await asyncio.sleep(0.1)
 
 
@@ -153,6 +176,12 @@ def _show_release(story: Story, release: ReleaseView, conversion: ConversionView
             f"{100 * artifact.accuracy.artifact:.2f} % (source {100 * artifact.accuracy.source:.2f} %){refused}"
         )
     story.screen.done(f"released {release.name}, signed: {_deployed(release.artifacts).scheme} for every device here")
+
+
+def _show_accuracy(story: Story, release: ReleaseView) -> None:
+    artifact = _deployed(release.artifacts)
+    measured = 100 * artifact.accuracy.artifact
+    story.screen.verdict(f"{release.name}: {artifact.scheme}, {measured:.2f} % right by its own team's labels")
 
 
 def _deployed(artifacts: list[ArtifactView]) -> ArtifactView:

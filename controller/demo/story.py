@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from controller.demo.load import InferenceLoad, read_samples
-from controller.demo.processes import python_module
 from controller.views import ConversionView, ReleaseView, VersionView
 from shared.errors import PermanentError
 
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 MODEL = "digits"
 WAVES = ["1", "25%", "100%"]
 _POLL_S = 0.25
+_REQUESTS_PER_DEVICE_S = 5.0
+"""Enough for a verdict within ten seconds, and what two cores can serve on twelve devices, compared ones twice."""
 _ROLLOUT_TIMEOUT_S = 300.0
 _ENDED = frozenset({"completed", "aborted", "rolled_back"})
 POLICY = {"min_pairs": 20, "max_flip_rate": 0.2, "max_latency_ratio": 4.0, "probation_s": 2.0, "deadline_s": 120.0}
@@ -61,15 +62,6 @@ class Story:
     screen: Screen
     clock: Clock
     load: InferenceLoad | None = field(default=None)
-
-    async def train(self, variant: str) -> Path:
-        """Really train one variant of the model, in a converters process; returns its folder."""
-        out = self.world.folder / "models" / variant
-        module = "converters.examples.digits"
-        await self.world.programs.run(
-            f"train-{variant}", *python_module(module, "--out", str(out), "--variant", variant)
-        )
-        return out
 
     async def release(self, folder: Path) -> tuple[ReleaseView, ConversionView]:
         """Upload, convert, sign: what `litefleet model push` does."""
@@ -156,7 +148,7 @@ class Story:
             model=MODEL,
             urls=[agent.url for agent in self.world.agents],
             samples=read_samples(samples),
-            rate_per_s=8.0 * len(self.world.agents),
+            rate_per_s=_REQUESTS_PER_DEVICE_S * len(self.world.agents),
         )
         tasks.create_task(self.load.run())
         return self.load

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 START_TIMEOUT_S = 60.0
 """Two busy cores take about 20 s to start twelve agents; three times that is broken."""
 _POLL_S = 0.2
+_TOGETHER = 4
+"""Devices that enrol at a time: each is a Python start-up, and there may be two cores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +61,8 @@ class World:
         return Client(self.api_url, self.token_file.read_text(encoding="ascii").strip())
 
 
-async def build(folder: Path, *, devices: int, screen: Screen) -> World:
+async def build(folder: Path, programs: Programs, *, devices: int, screen: Screen) -> World:
     """Start controller, broker and agents, and wait until every device is enrolled and seen."""
-    programs = Programs(folder)
     state = folder / "controller"
     api_port, device_port, broker_port, *agent_ports = free_ports(3 + devices)
     config = folder / "controller.toml"
@@ -96,10 +97,10 @@ async def build(folder: Path, *, devices: int, screen: Screen) -> World:
             screen.warn(
                 "lab mode: all signing keys are on the controller; keep root and targets keys offline in earnest"
             )
-        for agent in world.agents:
-            await _enrol(world, api, agent)
-    for agent in world.agents:
-        await world.programs.start(agent.name, *_agent_command("run", "--config", str(agent.state / "agent.toml")))
+        limit = asyncio.Semaphore(_TOGETHER)
+        async with asyncio.TaskGroup() as tasks:
+            for agent in world.agents:
+                tasks.create_task(_join(world, api, agent, limit))
     await _wait_fleet(world)
     screen.done(f"{devices} agents enrolled over TLS and connected")
     return world
@@ -109,6 +110,12 @@ def _agent(folder: Path, index: int, port: int) -> Agent:
     name = f"device-{index + 1:02d}"
     site = "north" if index % 2 == 0 else "south"
     return Agent(name=name, site=site, state=folder / "devices" / name, url=f"http://127.0.0.1:{port}")
+
+
+async def _join(world: World, api: Client, agent: Agent, limit: asyncio.Semaphore) -> None:
+    async with limit:
+        await _enrol(world, api, agent)
+        await world.programs.start(agent.name, *_agent_command("run", "--config", str(agent.state / "agent.toml")))
 
 
 async def _enrol(world: World, api: Client, agent: Agent) -> None:

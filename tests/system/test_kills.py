@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from controller.demo.processes import Programs
+from controller.demo.school import School
 from controller.demo.screen import Screen
 from controller.demo.story import Story
 from controller.demo.world import Agent, World, build
@@ -105,13 +107,16 @@ async def test_rollouts_under_kills_reach_their_right_end_and_inference_goes_on(
     clock = SystemClock()
     screen = Screen(clock)
     kills: list[Kill] = []
-    world = await build(tmp_path, devices=DEVICES, screen=screen)
+    programs = Programs(tmp_path)
+    school = School(programs, tmp_path)
     try:
+        world = await build(tmp_path, programs, devices=DEVICES, screen=screen)
+        await school.train_all()
         async with world.client() as api, asyncio.TaskGroup() as tasks:
             story = Story(world=world, api=api, screen=screen, clock=clock)
-            folder = await story.train("v1")
+            folder = await school.trained("v1")
             first, _ = await story.release(folder)
-            second, _ = await story.release(await story.train("v2"))
+            second, _ = await story.release(await school.trained("v2"))
             await story.roll_out(first)
             load = story.start_load(tasks, folder / "client.npz")
             for turn in range(ROLLOUTS):
@@ -123,7 +128,7 @@ async def test_rollouts_under_kills_reach_their_right_end_and_inference_goes_on(
                 assert episode.rollout.state == "completed", episode.rollout.explanation
             load.stop()
     finally:
-        await world.programs.stop()
+        await programs.stop()
     assert excused(load, kills) == []
     assert all(count >= 10 for count in Counter(kill.kind for kill in kills).values())
     assert load.tally.requests > 1000
