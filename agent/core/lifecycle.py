@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from shared.wire import DesiredModel
 
 GIVE_UP_AFTER = 4
-"""Corrupt or refused fetches in a row before the attempt ends: outlasts a mirror that lags for half a minute."""
-_FIRST_RETRY_S = 5.0
+"""Corrupt or refused fetches in a row before the attempt ends: outlasts a mirror that lags for ten seconds."""
+_FIRST_RETRY_S = 2.0
 _RETRY_CEILING_S = 300.0
 _BLACKLIST_LENGTH = 256
 _OUTCOMES_KEPT = 32

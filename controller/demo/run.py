@@ -75,11 +75,12 @@ async def _tell(story: Story, school: School) -> Claims:
     folder_v1 = await school.trained("v1")
     first, conversion = await story.release(folder_v1)
     _show_release(story, first, conversion)
-    episode_v1 = await story.roll_out(first)
+    async with asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(_release_following(story, school))
+        episode_v1 = await story.roll_out(first)
     _must(episode_v1.rollout.state == "completed", "the first release did not reach every device")
     screen.done(f"{first.name} serves on {len(episode_v1.assignments)} devices after {episode_v1.seconds:.0f} s")
-    second, _ = await story.release(await school.trained("v2"))
-    wrong, _ = await story.release(await school.trained("wrong"))
+    second, wrong = following.result()
 
     async with asyncio.TaskGroup() as tasks:
         load = story.start_load(tasks, folder_v1 / "client.npz")
@@ -110,6 +111,12 @@ async def _tell(story: Story, school: School) -> Claims:
         tampered_refused=tampered_refused,
         forged_refused=forged_refused,
     )
+
+
+async def _release_following(story: Story, school: School) -> tuple[ReleaseView, ReleaseView]:
+    second, _ = await story.release(await school.trained("v2"))
+    wrong, _ = await story.release(await school.trained("wrong"))
+    return second, wrong
 
 
 async def _replace(story: Story, load: InferenceLoad, second: ReleaseView) -> tuple[int, int]:
