@@ -123,8 +123,8 @@ async def listening(
     Raises:
         InvalidInputError: the address cannot be had; names `setting`.
     """
-    # A handler whose caller hung up is cancelled; its transaction is undone with it.
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S, handler_cancellation=True)
+    # A handler is not cancelled when its caller hangs up: what it began, it ends, as if the reply had been lost.
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port, ssl_context=tls).start()

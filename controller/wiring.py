@@ -76,27 +76,20 @@ def wire(ground: Ground) -> Services:
     broker = BrokerLink(
         host=config.broker_host, port=config.broker_port, security=broker_security(config, ground.trust), clock=clock
     )
+    installation_id, director = ground.trust.installation_id, ground.trust.director
     desired = DesiredService(
-        database=database,
-        sealer=ground.trust.director,
-        identities=Identities(),
-        installation_id=ground.trust.installation_id,
+        database=database, sealer=director, identities=Identities(), installation_id=installation_id
     )
     pulse = PulseService(
         database=database,
-        sealer=ground.trust.director,
+        sealer=director,
         broker=broker,
-        installation_id=ground.trust.installation_id,
+        installation_id=installation_id,
         interval_s=config.pulse_interval_s,
     )
     use = ReleaseUse(desired)
-    releases = Releases(
-        database=database,
-        blobs=ground.blobs,
-        publisher=OncePublisher(ground.publisher),
-        use=use,
-        clock=clock,
-    )
+    publisher = OncePublisher(ground.publisher)
+    releases = Releases(database=database, blobs=ground.blobs, publisher=publisher, use=use, clock=clock)
     rollouts = RolloutService(database=database, cohorts=Cohorts(), releases=releases, desires=desired, pulses=pulse)
     use.rollouts = rollouts
     fleet = FleetService(

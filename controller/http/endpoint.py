@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
@@ -11,6 +12,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from controller.http.errors import InvalidRequestError, ProblemItem, invalid_body, invalid_query
+from shared.errors import UnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -21,6 +23,8 @@ M = TypeVar("M", bound=BaseModel)
 MAX_BODY_BYTES = 1024 * 1024
 """Largest JSON body; files come in pieces through /uploads."""
 _JSON = "application/json"
+# A megabyte over a slow mobile link; who takes longer only holds a connection open.
+_BODY_S = 60.0
 
 
 class Body(BaseModel):
@@ -151,7 +155,12 @@ async def _read_body(request: web.Request, kind: type[M]) -> M:
         # aiohttp says octet-stream where the caller said nothing.
         raise web.HTTPUnsupportedMediaType
     try:
-        return kind.model_validate_json(await request.read())
+        async with asyncio.timeout(_BODY_S):
+            content = await request.read()
+    except TimeoutError as exc:
+        raise UnreachableError(f"the body did not arrive within {_BODY_S:g} s") from exc
+    try:
+        return kind.model_validate_json(content)
     except ValidationError as exc:
         raise invalid_body(exc) from exc
 

@@ -149,10 +149,15 @@ class RegistryRoutes:
 
 def endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
     """Return the registry's part of the API."""
-    return (*_source_endpoints(routes), *_product_endpoints(routes))
+    return (
+        *_model_endpoints(routes),
+        *_dataset_endpoints(routes),
+        *_conversion_endpoints(routes),
+        *_release_endpoints(routes),
+    )
 
 
-def _source_endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
+def _model_endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
     return (
         Endpoint(
             method="POST",
@@ -197,6 +202,11 @@ def _source_endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
             returns=VersionView,
             errors=(404, 422),
         ),
+    )
+
+
+def _dataset_endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
+    return (
         Endpoint(
             method="POST",
             path="/datasets",
@@ -226,7 +236,7 @@ def _source_endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
     )
 
 
-def _product_endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
+def _conversion_endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
     return (
         Endpoint(
             method="POST",
@@ -253,6 +263,11 @@ def _product_endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
             returns=ConversionView,
             errors=(404,),
         ),
+    )
+
+
+def _release_endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
+    return (
         Endpoint(
             method="POST",
             path="/releases",

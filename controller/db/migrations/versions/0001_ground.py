@@ -45,6 +45,10 @@ def _create_audit_entry() -> None:
         sa.Column("detail", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("batch", "position", name=op.f("pk_audit_entry")),
     )
+    _index_audit_entry()
+
+
+def _index_audit_entry() -> None:
     with op.batch_alter_table("audit_entry", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_audit_entry_at"), ["at"], unique=False)
         batch_op.create_index(batch_op.f("ix_audit_entry_subject"), ["subject"], unique=False)
@@ -59,5 +63,9 @@ def _create_outbox() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_outbox")),
     )
+    _index_outbox()
+
+
+def _index_outbox() -> None:
     with op.batch_alter_table("outbox", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_outbox_kind"), ["kind"], unique=False)

@@ -10,6 +10,22 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+_REGISTRY_CONVERSION_STATE = sa.Enum(
+    "queued", "running", "succeeded", "failed", native_enum=False, create_constraint=True, length=32
+)
+_REGISTRY_CONVERSION_FAILURE = sa.Enum(
+    "bad_input",
+    "unsupported_op",
+    "out_of_memory",
+    "timed_out",
+    "crashed",
+    "nothing_passed",
+    native_enum=False,
+    create_constraint=True,
+    length=32,
+)
+_REGISTRY_VERSION_SOURCE_FORMAT = sa.Enum("keras", native_enum=False, create_constraint=True, length=32)
+
 
 def upgrade() -> None:
     _create_registry_conversion()
@@ -39,28 +55,10 @@ def _create_registry_conversion() -> None:
         sa.Column("schemes", sa.Text(), nullable=False),
         sa.Column("profiles", sa.Text(), nullable=False),
         sa.Column("max_accuracy_drop", sa.Float(), nullable=False),
-        sa.Column(
-            "state",
-            sa.Enum("queued", "running", "succeeded", "failed", native_enum=False, create_constraint=True, length=32),
-            nullable=False,
-        ),
+        sa.Column("state", _REGISTRY_CONVERSION_STATE, nullable=False),
         sa.Column("step", sa.String(length=200), nullable=False),
         sa.Column("fraction", sa.Float(), nullable=False),
-        sa.Column(
-            "failure",
-            sa.Enum(
-                "bad_input",
-                "unsupported_op",
-                "out_of_memory",
-                "timed_out",
-                "crashed",
-                "nothing_passed",
-                native_enum=False,
-                create_constraint=True,
-                length=32,
-            ),
-            nullable=True,
-        ),
+        sa.Column("failure", _REGISTRY_CONVERSION_FAILURE, nullable=True),
         sa.Column("message", sa.String(), nullable=False),
         sa.Column("artifacts", sa.Text(), nullable=False),
         sa.Column("result_sha256", sa.String(length=64), nullable=True),
@@ -68,6 +66,10 @@ def _create_registry_conversion() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("conversion_id", name=op.f("pk_registry_conversion")),
     )
+    _index_registry_conversion()
+
+
+def _index_registry_conversion() -> None:
     with op.batch_alter_table("registry_conversion", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_registry_conversion_state"), ["state"], unique=False)
 
@@ -109,6 +111,10 @@ def _create_registry_release() -> None:
         sa.PrimaryKeyConstraint("release_id", name=op.f("pk_registry_release")),
         sa.UniqueConstraint("release_counter", name=op.f("uq_registry_release_release_counter")),
     )
+    _index_registry_release()
+
+
+def _index_registry_release() -> None:
     with op.batch_alter_table("registry_release", schema=None) as batch_op:
         batch_op.create_index(
             "ix_registry_release_live",
@@ -128,9 +134,7 @@ def _create_registry_version() -> None:
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("filename", sa.String(length=255), nullable=False),
-        sa.Column(
-            "source_format", sa.Enum("keras", native_enum=False, create_constraint=True, length=32), nullable=False
-        ),
+        sa.Column("source_format", _REGISTRY_VERSION_SOURCE_FORMAT, nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("model", "number", name=op.f("pk_registry_version")),
         sa.UniqueConstraint("model", "sha256", name=op.f("uq_registry_version_model_sha256")),

@@ -44,6 +44,10 @@ def _create_fleet_device() -> None:
         sa.Column("boot_serial", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("device_id", name=op.f("pk_fleet_device")),
     )
+    _index_fleet_device()
+
+
+def _index_fleet_device() -> None:
     with op.batch_alter_table("fleet_device", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_fleet_device_architecture"), ["architecture"], unique=False)
         batch_op.create_index(batch_op.f("ix_fleet_device_site"), ["site"], unique=False)
@@ -58,6 +62,10 @@ def _create_fleet_invite() -> None:
         sa.Column("fingerprint", sa.String(length=64), nullable=True),
         sa.PrimaryKeyConstraint("token_sha256", name=op.f("pk_fleet_invite")),
     )
+    _index_fleet_invite()
+
+
+def _index_fleet_invite() -> None:
     with op.batch_alter_table("fleet_invite", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_fleet_invite_device_id"), ["device_id"], unique=False)
 
@@ -70,6 +78,10 @@ def _create_fleet_label() -> None:
         sa.Column("value", sa.String(length=63), nullable=False),
         sa.PrimaryKeyConstraint("device_id", "key", name=op.f("pk_fleet_label")),
     )
+    _index_fleet_label()
+
+
+def _index_fleet_label() -> None:
     with op.batch_alter_table("fleet_label", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_fleet_label_key"), ["key"], unique=False)
 

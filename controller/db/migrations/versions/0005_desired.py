@@ -10,6 +10,8 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
+_DESIRED_HALT_MODE = sa.Enum("stop", "revert", native_enum=False, create_constraint=True, length=32)
+
 
 def upgrade() -> None:
     _create_desired_document()
@@ -39,6 +41,10 @@ def _create_desired_document() -> None:
         sa.Column("published_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("device_id", name=op.f("pk_desired_document")),
     )
+    _index_desired_document()
+
+
+def _index_desired_document() -> None:
     with op.batch_alter_table("desired_document", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_desired_document_expires_at"), ["expires_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_desired_document_published"), ["published"], unique=False)
@@ -48,12 +54,14 @@ def _create_desired_halt() -> None:
     op.create_table(
         "desired_halt",
         sa.Column("rollout_id", sa.String(length=63), nullable=False),
-        sa.Column(
-            "mode", sa.Enum("stop", "revert", native_enum=False, create_constraint=True, length=32), nullable=False
-        ),
+        sa.Column("mode", _DESIRED_HALT_MODE, nullable=False),
         sa.Column("halted_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("rollout_id", name=op.f("pk_desired_halt")),
     )
+    _index_desired_halt()
+
+
+def _index_desired_halt() -> None:
     with op.batch_alter_table("desired_halt", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_desired_halt_halted_at"), ["halted_at"], unique=False)
 
@@ -83,6 +91,10 @@ def _create_desired_wish() -> None:
         sa.Column("override_blacklist", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("device_id", "model", name=op.f("pk_desired_wish")),
     )
+    _index_desired_wish()
+
+
+def _index_desired_wish() -> None:
     with op.batch_alter_table("desired_wish", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_desired_wish_release_id"), ["release_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_desired_wish_rollout_id"), ["rollout_id"], unique=False)

@@ -33,6 +33,10 @@ def _create_telemetry_sum() -> None:
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("device_id", "model", "release_id", name=op.f("pk_telemetry_sum")),
     )
+    _index_telemetry_sum()
+
+
+def _index_telemetry_sum() -> None:
     with op.batch_alter_table("telemetry_sum", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_telemetry_sum_release_id"), ["release_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_telemetry_sum_updated_at"), ["updated_at"], unique=False)
@@ -53,5 +57,9 @@ def _create_telemetry_window() -> None:
             "device_id", "boot_id", "model", "release_id", "window_start", name=op.f("pk_telemetry_window")
         ),
     )
+    _index_telemetry_window()
+
+
+def _index_telemetry_window() -> None:
     with op.batch_alter_table("telemetry_window", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_telemetry_window_window_start"), ["window_start"], unique=False)
