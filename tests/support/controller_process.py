@@ -30,14 +30,14 @@ class ControllerProcess:
         self.log_file = folder / "controller.log"
         self._config = folder / "controller.toml"
         self._process: subprocess.Popen[bytes] | None = None
-        self.api_port, self.device_port = free_port(), free_port()
+        self.api_port, self.device_port, self.broker_port = free_port(), free_port(), free_port()
         self._settings: dict[str, str | float | list[str]] = {
             "state_dir": str(self.state_dir),
             "api_port": self.api_port,
             "device_host": LOOPBACK,
             "device_port": self.device_port,
             "device_names": [LOOPBACK, "localhost"],
-            "broker_port": free_port(),
+            "broker_port": self.broker_port,
             "tick_s": 0.2,
             "convert_parallel": 1,
             **settings,
