@@ -85,7 +85,7 @@ class Authority:
             raise InvalidInputError(
                 field="device", problem="this name is the controller's own", remedy="choose another"
             )
-        public = _requested_key(csr_pem)
+        public = requested_key(csr_pem)
         certificate = self._issue(device, public, ExtendedKeyUsageOID.CLIENT_AUTH, DEVICE_LIFETIME, names=())
         return IssuedCertificate(
             pem=certificate.public_bytes(Encoding.PEM),
@@ -95,7 +95,7 @@ class Authority:
 
     def fingerprint_of_request(self, csr_pem: bytes) -> Sha256:
         """Return the fingerprint of the key in a signing request. Raises InvalidInputError as `issue_device`."""
-        return fingerprint_of(_requested_key(csr_pem))
+        return fingerprint_of(requested_key(csr_pem))
 
     def server_files(self, name: str, names: Sequence[str]) -> CertificateFiles:
         """Return a server certificate for host names and addresses, made or renewed where needed.
@@ -180,7 +180,8 @@ def _found(certificate: Path, key_file: Path, clock: Clock) -> None:
     write_atomically(certificate, ca.public_bytes(Encoding.PEM))
 
 
-def _requested_key(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
+def requested_key(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
+    """Return the key of a stranger's signing request, proved to be theirs. Raises InvalidInputError."""
     if len(csr_pem) > _MAX_CSR_BYTES:
         raise InvalidInputError(field="csr_pem", problem=f"larger than {_MAX_CSR_BYTES} bytes")
     try:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tuf.api.metadata import TargetFile
+    from tuf.api.metadata import (  # type: ignore[attr-defined]  # python-tuf offers it here, without an `__all__`
+        TargetFile,
+    )
 
 INSTALLATION = InstallationId("0190a000-0000-7000-8000-000000000000")
 
