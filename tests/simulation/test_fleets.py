@@ -1,0 +1,86 @@
+"""500 devices, a network that loses 30 %, processes that die: every rollout still reaches its right end.
+
+Every step is checked for what it changes, all invariants every 100 steps. `LITEFLEET_SIMULATION_SEEDS` says how many
+seeds are tried (20), `LITEFLEET_SIMULATION_DEVICES` how large the fleet is (500).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from controller.rollouts.core.types import PauseReason, RolloutStatus
+from shared.wire import HaltMode
+from tests.support.simulation.faults import calm, disturb
+from tests.support.simulation.fleet import BAD, BETTER, BROKEN, GOOD, SLOW, SimulatedFleet, simulated_fleet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from controller.rollouts.core.types import RolloutState
+    from shared.ids import ReleaseId, RolloutId
+
+_SEEDS = int(os.environ.get("LITEFLEET_SIMULATION_SEEDS", "20"))
+_DEVICES = int(os.environ.get("LITEFLEET_SIMULATION_DEVICES", "500"))
+_BAD = {BAD, BROKEN, SLOW}
+_STORY = (BETTER, BAD, BETTER, BROKEN, BETTER, SLOW)
+_ABORTED = {2: HaltMode.REVERT, 4: HaltMode.STOP}
+"""Which of the stories an operator ends, and how."""
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder in memory where there is one: a simulation commits thousands of times, and needs none to last."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("seed", range(_SEEDS))
+async def test_fleet_under_faults_ends_right_whatever_is_rolled_out(seed: int, scratch: Path) -> None:
+    story = seed % len(_STORY)
+    async with simulated_fleet(scratch, seed=seed, devices=_DEVICES) as fleet:
+        first = await fleet.start(GOOD, waves=("100%",))
+        assert (await _ended(fleet, first)).status is RolloutStatus.COMPLETED
+        rollout = await fleet.start(_STORY[story])
+        disturb(fleet, Random(seed), over_s=300.0)
+        if story in _ABORTED:
+            await fleet.pass_time(150.0)
+            await fleet.controller.rollouts.abort(rollout, _ABORTED[story], actor="olivia")
+        state = await _ended(fleet, rollout)
+        await calm(fleet)
+        await fleet.check_ends(rollout)
+        _check_end(fleet, _STORY[story], state, _ABORTED.get(story))
+
+
+async def _ended(fleet: SimulatedFleet, rollout: RolloutId) -> RolloutState:
+    """Wait for the end; where a wave holds because nobody of it is there, somebody switches the devices on again."""
+    state = await fleet.until_ended(rollout)
+    if state.pause is PauseReason.INSUFFICIENT_DATA:
+        for device in fleet.devices:
+            device.online = True
+        await fleet.pass_time(120.0)
+        state = await fleet.until_ended(rollout)
+    return state
+
+
+def _check_end(fleet: SimulatedFleet, release: ReleaseId, state: RolloutState, aborted: HaltMode | None) -> None:
+    running = {device.running for device in fleet.devices}
+    if release in _BAD:
+        assert state.status is RolloutStatus.ROLLED_BACK, state.why
+        assert state.total.opened == state.waves[0].spec.size
+        assert running == {GOOD}
+    elif aborted is HaltMode.REVERT:
+        assert state.status is RolloutStatus.ROLLED_BACK
+        assert running == {GOOD}
+    elif aborted is HaltMode.STOP:
+        assert state.status is RolloutStatus.ABORTED
+        assert running <= {GOOD, release}
+    else:
+        assert state.status is RolloutStatus.COMPLETED, state.why
+        assert running == {release}

@@ -1,0 +1,1 @@
+"""A fleet in virtual time: the real planner and the real reducers, with everything between them lossy."""
