@@ -41,6 +41,7 @@ GIVE_UP_AFTER = 4
 _FIRST_RETRY_S = 2.0
 _RETRY_CEILING_S = 300.0
 _BLACKLIST_LENGTH = 256
+_OUTCOMES_UNACKED = 128
 _OUTCOMES_KEPT = 32
 """Acknowledged ends remembered, so that a Desired that names an old assignment again is not tried again."""
 
@@ -65,9 +66,10 @@ def begin(draft: Draft, model: ModelState, wanted: DesiredModel) -> ModelState:
 def _adopt(draft: Draft, model: ModelState, stable: Slot, wanted: DesiredModel) -> ModelState:
     """Let a committed slot belong to the newest assignment that wants it, so that an older rollout's halt spares it.
 
-    Not to one that is halted: what a halted rollout goes back to did not come from it.
+    Not to one that is halted: what a halted rollout goes back to did not come from it. A slot that was found after the
+    journal was lost came from whom Desired says, halted or not.
     """
-    if wanted.rollout_id in halts_of(draft.state):
+    if stable.release.rollout_id and wanted.rollout_id in halts_of(draft.state):
         return model
     return replace(model, stable=replace(stable, release=wanted))
 
@@ -184,6 +186,8 @@ def _meter(model: ModelState) -> Meter | None:
 def record(draft: Draft, ended: AssignmentReport) -> None:
     """Remember how an assignment ended, in place of what was remembered of it, and forget what is long acknowledged."""
     outcomes = [outcome for outcome in draft.state.outcomes if key_of(outcome.report) != key_of(ended)]
+    # A controller that never acknowledges must not fill the disk; it counts what it is not told as silence.
+    outcomes = outcomes[-_OUTCOMES_UNACKED:]
     surplus = len(outcomes) - _OUTCOMES_KEPT
     if surplus > 0:
         current = {key_of(model.wanted) for model in draft.state.models if model.wanted is not None}

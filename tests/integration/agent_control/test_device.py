@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -161,6 +162,23 @@ async def test_device_control_killed_at_every_step_still_reaches_the_end(world: 
         assert (await answer(world))[0] == 200
         await heard_again(world)
     await ask_until(world, "release-2", AssignmentStatus.SUCCEEDED)
+
+
+async def test_device_with_a_full_disk_reports_it_and_goes_on_when_there_is_room(world: DeviceWorld) -> None:
+    await commit_first(world)
+    pid = world.device.control_pid()
+    assert pid is not None
+    # No file of control may grow beyond what the journal has: to it, the disk is full.
+    used = (world.device.state / "journal.db-wal").stat().st_size
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE, (used, resource.RLIM_INFINITY))
+    await world.desire(world.release("release-2", one_hot_classifier() + b"\0"))
+    await wait_until_async(
+        lambda: world.reports[-1].desired_refused.startswith("storage_full"), within_s=60, what="full disk reported"
+    )
+    assert await answer(world) == (200, "1")
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+    await ask_until(world, "release-2", AssignmentStatus.SUCCEEDED)
+    assert not world.reports[-1].desired_refused
 
 
 async def heard_again(world: DeviceWorld) -> None:

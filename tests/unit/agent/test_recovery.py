@@ -192,6 +192,14 @@ def test_lost_journal_adopts_the_release_that_desired_names_and_says_why() -> No
     assert bench.assignment("v1").status is AssignmentStatus.ROLLED_BACK
 
 
+def test_lost_journal_does_not_save_a_release_from_the_halt_of_its_rollout() -> None:
+    bench = after_loss()
+    bench.pulse(r_v1="revert")
+    bench.desire(release("v1"))
+    bench.wait(1)
+    assert (bench.route.primary, bench.assignment("v1").reason) == (None, "halted: no_previous")
+
+
 def test_lost_journal_compares_another_desired_release_with_what_it_found() -> None:
     bench = after_loss()
     bench.pulse()

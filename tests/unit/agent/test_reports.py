@@ -144,6 +144,14 @@ def test_report_follows_from_the_state_alone() -> None:
     assert report_of(copied) == bench.report
 
 
+def test_ends_that_nobody_acknowledges_are_bounded_too() -> None:
+    bench = Bench()
+    bench.start()
+    for number in range(300):
+        bench.desire(release(f"v{number}"))
+    assert len(bench.state.outcomes) < 150
+
+
 # --- retention -----------------------------------------------------------------------------------
 
 
