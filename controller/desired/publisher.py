@@ -79,11 +79,13 @@ class DesiredPublisher:
             return
         async with self._database.unit_of_work() as uow:
             expected = await store.sentinel(uow.session)
+            # A broker that was killed has its sentinel, and an older Pulse than we gave it: one that may lack a halt.
+            # Devices tell whether their documents are old too; what they activate in the meantime nobody takes back.
+            await store.mark_pulse_unpublished(uow.session)
         if await self._broker.sentinel() != expected:
             log.warning("broker_lost_its_memory", meaning="every document is published again")
             async with self._database.unit_of_work() as uow:
                 await store.mark_all_unpublished(uow.session)
-                await store.mark_pulse_unpublished(uow.session)
             # Only now: a crash before this line finds the sentinel missing again.
             await self._broker.publish([OutgoingMessage(topic=topics.SENTINEL, payload=expected, retain=True)])
         self._checked_connection = connection
