@@ -8,11 +8,12 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlmodel import SQLModel
 
 import controller.db.tables  # noqa: F401 - importing it fills the metadata
 from controller.db.engine import Database
-from controller.db.migrate import downgrade, revisions
+from controller.db.migrate import configuration, downgrade, revisions
 from shared.errors import ConflictError
 
 if TYPE_CHECKING:
@@ -83,6 +84,6 @@ async def test_database_of_a_newer_program_is_refused(empty: Database) -> None:
         await empty.migrate()
 
 
-def test_revisions_are_one_line() -> None:
-    found = revisions()
-    assert found == sorted(set(found), reverse=True)
+def test_revisions_are_one_line_in_the_order_of_their_numbers() -> None:
+    scripts = ScriptDirectory.from_config(configuration()).walk_revisions()
+    assert [script.revision for script in scripts] == revisions()
