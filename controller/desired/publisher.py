@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import TYPE_CHECKING, Never
 
 import structlog
@@ -22,6 +23,8 @@ log = structlog.get_logger(__name__)
 # Two thousand documents a second at most: a broker that has just lost a fleet's documents is a broker in trouble.
 _BATCH = 500
 _PAUSE_S = 0.25
+# A killed broker has lost what it was given since it last saved: once a minute, as we configure mosquitto.
+_UNSAVED = timedelta(minutes=2)
 # What was marked without a wake-up call, or could not be sent, is looked for this often.
 _LOOK_EVERY_S = 2.0
 
@@ -82,6 +85,7 @@ class DesiredPublisher:
             # A broker that was killed has its sentinel, and an older Pulse than we gave it: one that may lack a halt.
             # Devices tell whether their documents are old too; what they activate in the meantime nobody takes back.
             await store.mark_pulse_unpublished(uow.session)
+            await store.mark_recent_unpublished(uow.session, uow.clock.now() - _UNSAVED)
         if await self._broker.sentinel() != expected:
             log.warning("broker_lost_its_memory", meaning="every document is published again")
             async with self._database.unit_of_work() as uow:

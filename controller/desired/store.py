@@ -110,6 +110,11 @@ async def mark_unpublished(session: AsyncSession, ids: Sequence[DeviceId]) -> No
     await _set_published(session, col(DocumentRow.device_id).in_(ids), published=False)
 
 
+async def mark_recent_unpublished(session: AsyncSession, since: datetime) -> None:
+    """Have documents published again that were published after a time."""
+    await _set_published(session, col(DocumentRow.published_at) > since, published=False)
+
+
 async def mark_all_unpublished(session: AsyncSession) -> None:
     """Have every document published again."""
     await _set_published(session, col(DocumentRow.published).is_(True), published=False)

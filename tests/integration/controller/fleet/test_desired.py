@@ -132,26 +132,21 @@ async def test_broker_that_lost_its_memory_is_given_everything_again(world: Flee
     assert {topics.SENTINEL, topics.PULSE} <= world.broker.retained.keys()
 
 
-async def test_broker_that_kept_its_memory_is_given_nothing_again(world: FleetWorld) -> None:
-    device = await world.device("cam-1")
-    await world.desire(intent(device.device_id))
+async def test_broker_that_was_cut_off_is_given_again_what_it_may_not_have_saved(
+    world: FleetWorld, clock: TestClock
+) -> None:
+    old, new = await world.device("cam-1"), await world.device("cam-2")
+    await world.desire(intent(old.device_id))
+    await world.publisher.publish_pending()
+    clock.forward(minutes=10)
+    await world.desire(intent(new.device_id))
     await world.publisher.publish_pending()
     world.broker.connections += 1
-    assert await world.publisher.publish_pending() == 0
-
-
-async def test_broker_killed_that_came_back_with_an_older_pulse_is_given_the_halt_again(world: FleetWorld) -> None:
-    await world.pulse.beat_if_due()
-    await world.publisher.publish_pending()
-    saved_last = dict(world.broker.retained)
-    async with world.database.unit_of_work() as uow:
-        await world.pulse.halt(uow, ROLLOUT, HaltMode.REVERT)
-    await world.pulse.beat_if_due()
-    world.broker.retained = saved_last
-    world.broker.connections += 1
-    await world.publisher.publish_pending()
-    await world.pulse.beat_if_due()
-    assert world.opened_pulse(world.broker.retained[topics.PULSE]).halted == {ROLLOUT: HaltMode.REVERT}
+    world.broker.published.clear()
+    assert await world.publisher.publish_pending() == 1
+    assert [message.topic for message in world.broker.published] == [
+        topics.device_topic(new.device_id, topics.Channel.DESIRED)
+    ]
 
 
 async def test_device_behind_is_told_again_but_not_with_every_heartbeat(world: FleetWorld, clock: TestClock) -> None:
