@@ -81,13 +81,18 @@ class Programs:
         if code != 0:
             raise ProgramFailedError(name=name, code=code, log=program.tail())
 
-    async def kill_and_restart(self, name: str) -> None:
-        """Kill a program without a word (not what it started) and start it again, as a service manager would."""
+    async def kill(self, name: str) -> Program:
+        """Kill a program without a word (not what it started), and return what it was."""
         program = next(program for program in self._running if program.name == name)
         self._running.remove(program)
         program.process.kill()
         await program.process.wait()
         self._left_behind.append(program.process.pid)
+        return program
+
+    async def kill_and_restart(self, name: str) -> None:
+        """Kill a program and start it again, as a service manager would."""
+        program = await self.kill(name)
         await self.start(name, *program.command)
 
     def check(self) -> None:
