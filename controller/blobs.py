@@ -29,7 +29,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 # No room, no quota, or more than this process may write into one file: the same to a caller.
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""The numbers by which a disk says that it is full."""
 _CHUNK_BYTES = 1024 * 1024
 # Hashing and flushing release the GIL; more threads than this only queue at the disk.
 _THREADS = 4
@@ -228,7 +229,7 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        if exc.errno in _FULL:
+        if exc.errno in FULL:
             raise StorageFullError("no room left for the file on the controller's disk") from exc
         raise
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
+from controller.blobs import FULL
 from shared.conversion import (
     ConversionLine,
     ConversionProgress,
@@ -28,7 +29,7 @@ from shared.conversion import (
     FailureKind,
     SourceFormat,
 )
-from shared.errors import StorageFullError
+from shared.errors import NotFoundError, StorageFullError
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -93,6 +94,12 @@ class Converter:
             request = self._request(conversion, source, folder)
             result = await self._run(request, folder, progress)
             return await self._keep(result, folder / "out")
+        except NotFoundError as exc:
+            return ConversionResult(failure=FailureKind.BAD_INPUT, message=f"a file of it is gone: {exc}")
+        except OSError as exc:
+            if exc.errno in FULL:
+                raise StorageFullError("the disk has no room for a conversion", retry_after_s=30.0) from exc
+            return _crashed(f"the scratch folder cannot be used: {exc}")
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 

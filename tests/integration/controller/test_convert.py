@@ -150,6 +150,16 @@ async def test_conversion_program_missing_is_named(blobs: Blobs, tmp_path: Path)
     assert "/nonexistent/python" in result.message
 
 
+async def test_conversion_whose_file_is_gone_fails_and_says_so(blobs: Blobs, tmp_path: Path) -> None:
+    converter = Converter(command=COMMAND, blobs=blobs, scratch=tmp_path / "scratch", limits=LIMITS)
+
+    async def progress(_line: ConversionProgress) -> None:
+        return
+
+    result = await converter.convert(_conversion(Sha256("0" * 64)), Sha256("0" * 64), progress)
+    assert (result.failure, "gone" in result.message) == (FailureKind.BAD_INPUT, True)
+
+
 async def test_conversion_program_does_not_see_the_controllers_settings(
     blobs: Blobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
