@@ -182,7 +182,7 @@ class SlotReport(msgspec.Struct, frozen=True, kw_only=True):
     stable: ReleaseId | None = None
     candidate: ReleaseId | None = None
     unavailable_reason: str = ""
-    """Why the model answers 503; empty when it serves."""
+    """Why the model answers 503, or with another release than `stable`; empty when stable serves."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

@@ -61,8 +61,16 @@ def _slot(state: AgentState, model: ModelState) -> SlotReport:
         model=model.model,
         stable=model.stable.release_id if model.stable is not None else None,
         candidate=model.candidate.release_id if model.candidate is not None else None,
-        unavailable_reason=unavailable_reason(state, model),
+        unavailable_reason=unavailable_reason(state, model) or _stood_in_for(model),
     )
+
+
+def _stood_in_for(model: ModelState) -> str:
+    """Return why another release than stable answers, or "" when none does."""
+    answering = model.answering
+    if model.stable is None or answering is None or not model.stable.damaged:
+        return ""
+    return f"damaged: {model.stable.damaged}; {answering.release_id} answers until it is mended"
 
 
 def _assignments(state: AgentState) -> tuple[AssignmentReport, ...]:

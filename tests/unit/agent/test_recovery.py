@@ -94,9 +94,11 @@ def test_start_with_rotten_stable_serves_previous_and_fetches_it_again() -> None
     bench.commit("v2")
     commands = bench.start(damage={V2: ROT})
     assert bench.route.primary == "v1"
+    assert bench.report.slots[0].unavailable_reason == f"damaged: {ROT}; v1 answers until it is mended"
     assert [c.release.release_id for c in only(commands, FetchRelease)] == ["v2"]
     bench.fetched("v2")
     assert bench.route.primary == "v2"
+    assert bench.report.slots[0].unavailable_reason == ""
     assert bench.assignment("v2").status is AssignmentStatus.SUCCEEDED
 
 
