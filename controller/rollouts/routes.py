@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -127,6 +127,10 @@ class _Api:
 def endpoints(service: RolloutService) -> tuple[Endpoint, ...]:
     """Return the operations on rollouts."""
     api = _Api(service)
+    return (*_starting(api), *_asking(api), *_reading(api))
+
+
+def _starting(api: _Api) -> tuple[Endpoint, ...]:
     return (
         Endpoint(
             method="POST",
@@ -147,6 +151,11 @@ def endpoints(service: RolloutService) -> tuple[Endpoint, ...]:
             status=HTTPStatus.CREATED,
             errors=(404, 409, 422),
         ),
+    )
+
+
+def _reading(api: _Api) -> tuple[Endpoint, ...]:
+    return (
         Endpoint(
             method="GET",
             path="/rollouts",
@@ -181,8 +190,27 @@ def endpoints(service: RolloutService) -> tuple[Endpoint, ...]:
             returns=Page[DecisionView],
             errors=(404,),
         ),
-        _asking(api, "pause", "Hold a rollout: nothing more is told to devices"),
-        _asking(api, "resume", "Let a rollout go on, or accept an inconclusive wave"),
+    )
+
+
+def _asking(api: _Api) -> tuple[Endpoint, ...]:
+    return (
+        Endpoint(
+            method="POST",
+            path="/rollouts/{rollout_id}/pause",
+            summary="Hold a rollout: nothing more is told to devices",
+            handler=api.pause,
+            returns=RolloutView,
+            errors=(404, 409),
+        ),
+        Endpoint(
+            method="POST",
+            path="/rollouts/{rollout_id}/resume",
+            summary="Let a rollout go on, or accept an inconclusive wave",
+            handler=api.resume,
+            returns=RolloutView,
+            errors=(404, 409),
+        ),
         Endpoint(
             method="POST",
             path="/rollouts/{rollout_id}/abort",
@@ -192,17 +220,6 @@ def endpoints(service: RolloutService) -> tuple[Endpoint, ...]:
             returns=RolloutView,
             errors=(404, 409, 422),
         ),
-    )
-
-
-def _asking(api: _Api, verb: Literal["pause", "resume"], summary: str) -> Endpoint:
-    return Endpoint(
-        method="POST",
-        path=f"/rollouts/{{rollout_id}}/{verb}",
-        summary=summary,
-        handler=api.pause if verb == "pause" else api.resume,
-        returns=RolloutView,
-        errors=(404, 409),
     )
 
 

@@ -225,7 +225,9 @@ def _open_more(state: RolloutState, wave: WaveState, why: Reason) -> Decision:
         return _decided(state, (), why)
     asked = replace(wave, requested=wave.requested + limit)
     command = OpenBucketRange(wave=wave.number, lo=wave.lo, hi=wave.spec.hi, limit=limit)
-    return _decided(_with_wave(state, asked), (command,), why)
+    more = "more " if wave.tally.opened else ""
+    told = f"wave {wave.number} tells {limit} {more}device{'s' if limit > 1 else ''}"
+    return _decided(_with_wave(state, asked), (command,), Reason(code=why.code, sentence=told))
 
 
 def _open_wave(state: RolloutState, wave: WaveState, at: datetime, why: Reason) -> Decision:

@@ -58,9 +58,15 @@ def _awaited(wave: WaveState, waits_for: Sequence[str]) -> str:
         (tally.queued, "told but not started"),
         (tally.waiting, "not told yet"),
     ]
-    said = ", ".join(f"{amount} {words}" for amount, words in parts if amount > 0)
-    if not wave.complete:
-        said = ", ".join(part for part in (said, "its members to be found") if part)
+    there = [(amount, words) for amount, words in parts if amount > 0]
+    if not there:
+        return "its devices to be found"
+    total = sum(amount for amount, _ in there)
+    devices = "device" if total == 1 else "devices"
+    if len(there) == 1:
+        said = f"{total} {devices} {there[0][1]}"
+    else:
+        said = f"{total} {devices}: " + ", ".join(f"{amount} {words}" for amount, words in there)
     return said + (f" ({', '.join(waits_for)})" if waits_for else "")
 
 
