@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from typing import TYPE_CHECKING, Self, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -101,8 +103,7 @@ class Client:
                     raise _api_error(reply.status, reply.reason or "", content)
                 return content
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            message = f"controller at {self._url} does not answer: {str(exc) or 'no reply in time'}"
-            raise UnreachableError(message) from exc
+            raise UnreachableError(f"controller at {self._url} does not answer: {_cause(exc)}") from exc
 
     async def get(self, path: str, kind: type[T]) -> T:
         """Read one resource. Raises ApiError, UnreachableError."""
@@ -130,6 +131,10 @@ class Client:
         """Create or act. Raises ApiError, UnreachableError."""
         return msgspec.json.decode(await self.call("POST", path, body), type=kind)
 
+    async def delete(self, path: str) -> None:
+        """Take something away."""
+        await self.call("DELETE", path)
+
     async def upload(self, path: Path, progress: Callable[[int, int], None] = lambda _sent, _total: None) -> Sha256:
         """Bring a file to the controller, from where an earlier attempt was cut, and return its digest.
 
@@ -155,23 +160,40 @@ class Client:
 
     async def versions(self, model: str) -> list[VersionView]:
         """List the versions of a model."""
-        return await self.listed(f"/models/{model}/versions", VersionView)
+        return await self.listed(f"/models/{_part(model)}/versions", VersionView)
 
     async def conversion(self, conversion_id: str) -> ConversionView:
         """Read how a conversion stands."""
         return await self.get(f"/conversions/{conversion_id}", ConversionView)
 
+    async def conversions(self) -> list[ConversionView]:
+        """List the conversions, newest first."""
+        return await self.listed("/conversions", ConversionView)
+
     async def releases(self) -> list[ReleaseView]:
-        """List the releases."""
+        """List the releases, newest first."""
         return await self.listed("/releases", ReleaseView)
+
+    async def release(self, release_id: str) -> ReleaseView:
+        """Read one release."""
+        return await self.get(f"/releases/{_part(release_id)}", ReleaseView)
 
     async def devices(self, query: str = "all") -> list[DeviceView]:
         """List the devices that match a label query."""
-        return await self.listed(f"/devices?query={query}", DeviceView)
+        return await self.listed(f"/devices?query={_part(query)}", DeviceView)
 
     async def device(self, device: str) -> DeviceView:
         """Read one device: what it should run, what it says it runs, and why they differ."""
-        return await self.get(f"/devices/{device}", DeviceView)
+        return await self.get(f"/devices/{_part(device)}", DeviceView)
+
+    async def label(self, device: str, labels: Mapping[str, str]) -> DeviceView:
+        """Replace the labels of a device."""
+        raw = await self.call("PATCH", f"/devices/{_part(device)}", {"labels": dict(labels)})
+        return msgspec.json.decode(raw, type=DeviceView)
+
+    async def remove_device(self, device: str) -> None:
+        """Take a device out of the fleet."""
+        await self.delete(f"/devices/{_part(device)}")
 
     async def invite(self, device: str, *, site: str, labels: Mapping[str, str]) -> InviteView:
         """Make a device known and return the invite with which it enrols, once."""
@@ -197,6 +219,11 @@ class Client:
         """List every device's share of a rollout."""
         return await self.listed(f"/rollouts/{rollout_id}/assignments", AssignmentView)
 
+    async def some_assignments(self, rollout_id: str, *, status: str, limit: int) -> list[AssignmentView]:
+        """Read the first few assignments of a status: enough to name, however large the fleet."""
+        page = await self.get(f"/rollouts/{rollout_id}/assignments?status={status}&limit={limit}", Page)
+        return [msgspec.json.decode(item, type=AssignmentView) for item in page.items]
+
     async def decisions(self, rollout_id: str) -> list[DecisionView]:
         """List what was decided, when and why, oldest first."""
         return await self.listed(f"/rollouts/{rollout_id}/decisions", DecisionView)
@@ -204,6 +231,18 @@ class Client:
     async def status(self) -> StatusView:
         """Read the state of the controller itself."""
         return await self.get("/status", StatusView)
+
+
+def _part(text: str) -> str:
+    """Return a text that somebody typed as one part of an address."""
+    return quote(text, safe="")
+
+
+def _cause(error: Exception) -> str:
+    """Return why there was no answer, in the system's own words where there are any."""
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno is not None:
+        return os.strerror(error.os_error.errno) if error.os_error.errno > 0 else str(error.os_error.strerror)
+    return str(error) or "no reply in time"
 
 
 def _measure(path: Path) -> tuple[int, Sha256]:

@@ -132,6 +132,7 @@ class DeviceView(msgspec.Struct, frozen=True):
     enrolled: bool = False
     removed: bool = False
     last_seen_at: datetime | None = None
+    architecture: str | None = None
     generation: int = 0
     observed_generation: int = 0
     desired: dict[str, str] = {}
@@ -160,9 +161,14 @@ class WaveView(msgspec.Struct, frozen=True):
     verdict: str = ""
     assigned: int = 0
     activated: int = 0
+    waiting: int = 0
+    queued: int = 0
+    in_progress: int = 0
+    undecided: int = 0
     succeeded: int = 0
     failed: int = 0
     excused: int = 0
+    unreachable: int = 0
     gates: list[GateView] = []
     device_ids: list[str] = []
     """Who would be in it, the first ones; only in a plan."""
@@ -174,6 +180,10 @@ class PlanView(msgspec.Struct, frozen=True):
     cohort: str
     devices: int
     waves: list[WaveView]
+    release_id: str = ""
+    model: str = ""
+    not_enrolled: int = 0
+    """Devices of the cohort that have not enrolled: a wave that starts later takes those that have by then."""
 
 
 class RolloutView(msgspec.Struct, frozen=True):
@@ -187,7 +197,9 @@ class RolloutView(msgspec.Struct, frozen=True):
     paused_for: str = ""
     reason: str = ""
     explanation: str = ""
+    on_failure: str = ""
     devices_exposed: int = 0
+    devices_returning: int = 0
     waves: list[WaveView] = []
     created_at: datetime | None = None
 
@@ -200,6 +212,8 @@ class AssignmentView(msgspec.Struct, frozen=True):
     status: str
     phase: str | None = None
     activated: bool = False
+    unreachable: bool = False
+    going_back: bool = False
     reason: str = ""
     pairs: int = 0
     flips: int = 0

@@ -9,92 +9,118 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from controller.cli.output import ERR, OUT, Format, FormatOption, ago, fail, show_json, show_table
+from controller.cli.naming import called, release_names
+from controller.cli.output import ERR, Format, FormatOption, ago, fail, say, show_json, show_table
 from controller.cli.session import EXIT_USAGE, session
 from shared.clock import SystemClock
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from controller.client import Client
     from controller.views import DeviceView
 
 app = typer.Typer(help="Devices: invite one, list them, look at one, label or remove one.", no_args_is_help=True)
 
-LabelOption = Annotated[list[str] | None, typer.Option("--label", "-l", help="key=value; repeat for more.")]
+DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="Its name.")]
+LabelOption = Annotated[list[str] | None, typer.Option("--label", "-l", metavar="KEY=VALUE", help="Repeat for more.")]
 
 
 @app.command("ls")
 def list_devices(
     context: typer.Context,
-    query: Annotated[str, typer.Argument(help="Label query, e.g. site=lab,arch!=x86_64.")] = "all",
+    query: Annotated[str, typer.Argument(metavar="[QUERY]", help="E.g. site=lab,arch!=x86_64.")] = "all",
     output: FormatOption = Format.TABLE,
 ) -> None:
     """List the devices that match a label query."""
-    found = session(context).run(lambda api: api.devices(query))
+
+    async def work(api: Client) -> tuple[list[DeviceView], Mapping[str, str]]:
+        return await api.devices(query), await release_names(api)
+
+    found, names = session(context).run(work)
     if output is Format.JSON:
         show_json(found)
         return
     now = SystemClock().now()
     show_table(
-        ("DEVICE", "SITE", "LABELS", "SEEN", "RUNS"),
-        ((d.device_id, d.site, _labels(d), ago(d.last_seen_at, now), _runs(d)) for d in found),
-        empty="no device; next: litefleet device invite NAME --out NAME.invite",
+        ("DEVICE", "SITE", "SEEN", "RUNS", "LABELS"),
+        ((d.device_id, d.site, ago(d.last_seen_at, now), runs(d, names), _labels(d)) for d in found),
+        empty=(
+            "no device; next: litefleet device invite NAME --out NAME.invite"
+            if query == "all"
+            else f"no device matches {query}"
+        ),
     )
 
 
 @app.command()
-def show(context: typer.Context, device: str, output: FormatOption = Format.TABLE) -> None:
+def show(context: typer.Context, device: DeviceArgument, output: FormatOption = Format.TABLE) -> None:
     """Show one device: what it should run, what it says it runs, and why they differ."""
-    found = session(context).run(lambda api: api.device(device))
+
+    async def work(api: Client) -> tuple[DeviceView, Mapping[str, str]]:
+        return await api.device(device), await release_names(api)
+
+    found, names = session(context).run(work)
     if output is Format.JSON:
         show_json(found)
         return
-    now = SystemClock().now()
-    OUT.print(f"[bold]{found.device_id}[/bold]  site {found.site}  {_labels(found)}")
-    OUT.print(f"seen        {ago(found.last_seen_at, now)}")
-    OUT.print(f"generation  desired {found.generation}, observed {found.observed_generation}")
-    for model, release in found.desired.items():
-        OUT.print(f"desired     {model}: {release}")
+    say(f"device      {found.device_id}  ({found.architecture or 'not enrolled yet'})")
+    say(f"site        {found.site}")
+    say(f"labels      {_labels(found) or 'none'}")
+    say(f"seen        {ago(found.last_seen_at, SystemClock().now())}")
+    say(f"generation  desired {found.generation}, observed {found.observed_generation}")
+    for release in found.desired.values():
+        say(f"desired     {called(release, names)}")
     for slot in found.slots:
-        OUT.print(f"reported    {slot.model}: {slot.stable or slot.unavailable_reason or 'nothing'}")
-        if slot.candidate:
-            OUT.print(f"            {slot.model}: candidate {slot.candidate}")
-    if found.explanation:
-        OUT.print(f"why         {found.explanation}")
+        why = f", {slot.unavailable_reason}" if slot.unavailable_reason else ""
+        trying = f", trying {called(slot.candidate, names)}" if slot.candidate else ""
+        say(f"reported    {slot.model}: runs {called(slot.stable, names)}{trying}{why}")
+    say(f"why         {found.explanation or 'it runs what it should'}")
 
 
 @app.command()
 def invite(
     context: typer.Context,
-    device: str,
+    device: DeviceArgument,
     out: Annotated[Path, typer.Option("--out", "-f", help="File for the invite; it holds a one-time secret.")],
     site: Annotated[str, typer.Option(help="Place and link that it shares with others.")] = "default",
     label: LabelOption = None,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Make a device known and write the invite with which it enrols, once, within minutes."""
     labels = parse_labels(label or [])
+    if out.exists():  # asked before the controller makes an invite that nobody would have
+        fail(f"--out {out} exists already", remedy="remove it, or choose another file", code=EXIT_USAGE)
     invitation = session(context).run(lambda api: api.invite(device, site=site, labels=labels))
     write_secret(out, msgspec.json.encode(invitation))
-    ERR.print(f"invite written to {out}, good until {invitation.expires_at:%H:%M:%S} UTC")
-    OUT.print(f"next, on the device: litefleet-agent enrol --invite {out.name} --state /var/lib/litefleet-agent")
+    if output is Format.JSON:
+        show_json({"device_id": invitation.device_id, "invite": str(out), "expires_at": invitation.expires_at})
+        return
+    ERR.print(f"invite written to {out}, good until {invitation.expires_at:%H:%M:%S} UTC", soft_wrap=True)
+    say(f"next, on the device: litefleet-agent enrol --invite {out.name} --state /var/lib/litefleet-agent")
 
 
 @app.command()
-def label(context: typer.Context, device: str, label: LabelOption = None) -> None:
-    """Replace the labels of a device; assignments that it already has stay as they are."""
+def label(
+    context: typer.Context, device: DeviceArgument, label: LabelOption = None, output: FormatOption = Format.TABLE
+) -> None:
+    """Replace all labels of a device, by none if none is given; rollouts that it is in go on as they are."""
     labels = parse_labels(label or [])
-    session(context).run(lambda api: api.call("PATCH", f"/devices/{device}", {"labels": labels}))
-    OUT.print(f"{device}: {' '.join(f'{k}={v}' for k, v in labels.items()) or 'no labels'}")
+    found = session(context).run(lambda api: api.label(device, labels))
+    if output is Format.JSON:
+        show_json(found)
+        return
+    say(f"{device}: {_labels(found) or 'no labels'}")
 
 
 @app.command("rm")
-def remove(context: typer.Context, device: str) -> None:
+def remove(context: typer.Context, device: DeviceArgument, output: FormatOption = Format.TABLE) -> None:
     """Remove a device: its keys stop working and nothing is sent to it any more."""
-
-    async def work(api: Client) -> None:
-        await api.call("DELETE", f"/devices/{device}")
-
-    session(context).run(work)
-    OUT.print(f"removed {device}")
+    session(context).run(lambda api: api.remove_device(device))
+    if output is Format.JSON:
+        show_json({"removed": device})
+        return
+    say(f"removed device {device}")
 
 
 def parse_labels(pairs: list[str]) -> dict[str, str]:
@@ -103,7 +129,7 @@ def parse_labels(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         key, mark, value = pair.partition("=")
         if not (key and mark and value):
-            fail(f"label {pair!r} is not key=value", code=EXIT_USAGE)
+            fail(f"--label {pair!r} is not KEY=VALUE", code=EXIT_USAGE)
         labels[key] = value
     return labels
 
@@ -118,16 +144,18 @@ def write_secret(path: Path, content: bytes) -> None:
         sink.write(content)
 
 
-def _labels(device: DeviceView) -> str:
-    return " ".join(f"{key}={value}" for key, value in sorted(device.labels.items()))
-
-
-def _runs(device: DeviceView) -> str:
+def runs(device: DeviceView, names: Mapping[str, str]) -> str:
+    """Return what a device runs, in a word a model."""
     if device.removed:
         return "removed"
     if not device.enrolled:
-        return "invited, not enrolled yet"
-    return (
-        " ".join(f"{s.model}:{(s.stable or s.unavailable_reason or 'nothing')[-12:]}" for s in device.slots)
-        or "nothing"
-    )
+        return "invited, not enrolled"
+    slots = [
+        called(slot.stable, names) + (f" trying {called(slot.candidate, names)}" if slot.candidate else "")
+        for slot in device.slots
+    ]
+    return " ".join(slots) or "nothing"
+
+
+def _labels(device: DeviceView) -> str:
+    return " ".join(f"{key}={value}" for key, value in sorted(device.labels.items()))

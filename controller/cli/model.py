@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.text import Text
 
-from controller.cli.output import ERR, OUT, Format, FormatOption, fail, percent, show_json, show_table, size
-from controller.cli.session import EXIT_FAILED, EXIT_TIMEOUT, session
+from controller.cli.output import ERR, Format, FormatOption, fail, percent, say, short, show_json, show_table, size
+from controller.cli.session import EXIT_FAILED, EXIT_TIMEOUT, EXIT_USAGE, session
 from controller.views import ConversionView, ReleaseView, VersionView
 from shared import pipeline
 from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from controller.client import Client
     from controller.views import ArtifactView
     from shared.ids import Sha256
@@ -46,7 +49,10 @@ def push(
         ),
     ] = None,
     max_drop: Annotated[float, typer.Option(min=0, max=1, help="Largest loss of accuracy (0.01 = 1 point).")] = 0.01,
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Give up waiting after so many seconds.")] = 900,
+    timeout_s: Annotated[
+        float,
+        typer.Option("--timeout", min=0, metavar="SECONDS", help="Longest time to wait; then the exit code is 3."),
+    ] = 900,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Upload a model, convert it, sign it: the result is a release that can be rolled out.
@@ -68,9 +74,9 @@ def push(
     if output is Format.JSON:
         show_json(released)
         return
-    OUT.print(f"released [bold]{released.name}[/bold]  {released.release_id}")
+    say(f"released {released.name}  ({released.release_id})\n")
     _show_artifacts(released.artifacts)
-    OUT.print(f"\nnext: litefleet rollout start {released.release_id} --cohort all --wave 1 --wave 25% --wave 100%")
+    say(f"\nnext: litefleet rollout start {released.name} --cohort all --wave 1 --wave 25% --wave 100% --dry-run")
 
 
 async def push_release(
@@ -105,7 +111,7 @@ async def push_release(
     done = await _converted(api, conversion, timeout_s)
     if done.state == "failed":
         if done.artifacts:
-            _show_artifacts(done.artifacts)
+            _show_artifacts(done.artifacts, to=ERR)
         fail(f"conversion failed: {done.message or done.failure}", reason=done.failure or "", code=EXIT_FAILED)
     return await api.post("/releases", {"conversion_id": done.conversion_id}, ReleaseView)
 
@@ -126,7 +132,12 @@ async def _converted(api: Client, conversion: ConversionView, timeout_s: float) 
                     bar.update(task, completed=conversion.fraction, description=conversion.step or conversion.state)
                 return conversion
     except TimeoutError:
-        fail(f"conversion {conversion.conversion_id} still runs after {timeout_s:.0f} s", code=EXIT_TIMEOUT)
+        fail(
+            f"conversion {short(conversion.conversion_id)} is still {conversion.state} after {timeout_s:g} s",
+            remedy="it goes on: the same command again waits for it",
+            reason="timeout",
+            code=EXIT_TIMEOUT,
+        )
 
 
 def _read_pipeline(path: Path | None) -> pipeline.PipelineSpec:
@@ -136,13 +147,13 @@ def _read_pipeline(path: Path | None) -> pipeline.PipelineSpec:
         spec = msgspec.json.decode(path.read_bytes(), type=pipeline.PipelineSpec)
         pipeline.check(spec)
     except (msgspec.DecodeError, InvalidInputError) as exc:
-        fail(f"{path}: {exc}", code=2)
+        fail(f"--pipeline {path}: {exc}", code=EXIT_USAGE)
     return spec
 
 
-def _show_artifacts(artifacts: list[ArtifactView]) -> None:
+def _show_artifacts(artifacts: list[ArtifactView], *, to: Console | None = None) -> None:
     show_table(
-        ("SCHEME", "SIZE", "ACCURACY", "SOURCE", "AGREES", "PROFILES", ""),
+        ("SCHEME", "SIZE", "ACCURACY", "SOURCE", "AGREES", ""),
         (
             (
                 a.scheme,
@@ -150,12 +161,12 @@ def _show_artifacts(artifacts: list[ArtifactView]) -> None:
                 percent(a.accuracy.artifact),
                 percent(a.accuracy.source),
                 percent(a.accuracy.agreement),
-                " ".join(a.profiles),
-                f"[red]refused[/red] {a.refused}" if a.refused else "",
+                Text(f"refused: {a.refused}", style="red") if a.refused else " ".join(a.profiles),
             )
             for a in artifacts
         ),
         empty="no artifact",
+        to=to,
     )
 
 
@@ -174,12 +185,16 @@ def list_models(context: typer.Context, output: FormatOption = Format.TABLE) -> 
 
 
 @app.command()
-def show(context: typer.Context, name: str, output: FormatOption = Format.TABLE) -> None:
+def show(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="Its name.")],
+    output: FormatOption = Format.TABLE,
+) -> None:
     """Show the versions of a model and how their conversions ended."""
 
     async def work(api: Client) -> tuple[list[VersionView], list[ConversionView]]:
-        conversions = await api.listed("/conversions", ConversionView)
-        return await api.versions(name), [c for c in conversions if c.model == name]
+        versions = await api.versions(name)
+        return versions, [c for c in await api.conversions() if c.model == name]
 
     versions, conversions = session(context).run(work)
     if output is Format.JSON:
@@ -191,5 +206,8 @@ def show(context: typer.Context, name: str, output: FormatOption = Format.TABLE)
         empty=f"model {name} has no version",
     )
     for conversion in conversions:
-        OUT.print(f"\nconversion of version {conversion.version_number}: {conversion.state} {conversion.message}")
-        _show_artifacts(conversion.artifacts)
+        why = f": {conversion.message}" if conversion.message else ""
+        which = f"conversion {short(conversion.conversion_id)} of version {conversion.version_number}"
+        say(f"\n{which} {conversion.state}{why}")
+        if conversion.artifacts:
+            _show_artifacts(conversion.artifacts)

@@ -11,12 +11,15 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
+SHORT_ID = 8
+"""The end of a UUIDv7 is its random part: eight digits of it tell ids apart, its beginning is only a time."""
 _KIB = 1024
 _MINUTE_S = 60
 _HOUR_S = 3600
@@ -35,11 +38,16 @@ FormatOption = Annotated[Format, typer.Option("--output", "-o", help="table for 
 
 def fail(message: str, *, reason: str = "", remedy: str = "", code: int = 1) -> NoReturn:
     """End the program with an error line on stderr, and what would help."""
-    suffix = f" [dim]({reason})[/dim]" if reason else ""
-    ERR.print(f"[red]error:[/red] {message}{suffix}", soft_wrap=True)
+    line = Text.assemble(("error: ", "red"), message, (f" ({reason})" if reason else "", "dim"))
+    ERR.print(line, soft_wrap=True)
     if remedy:
-        ERR.print(f"       {remedy}", soft_wrap=True)
+        ERR.print(Text(f"       {remedy}"), soft_wrap=True)
     raise typer.Exit(code)
+
+
+def say(text: str | Text) -> None:
+    """Write a line as it is: a command in it can be copied whole, and brackets in it are no markup."""
+    OUT.print(Text(text) if isinstance(text, str) else text, soft_wrap=True)
 
 
 def show_json(value: object) -> None:
@@ -47,17 +55,29 @@ def show_json(value: object) -> None:
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value)).decode() + "\n")
 
 
-def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
-    """Write a table, or `empty` with the next command to type when there is nothing to show."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+def show_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, empty: str, to: Console | None = None
+) -> None:
+    """Write a table, or `empty` with the next command to type when there is nothing to show.
+
+    Only the last column wraps; the others hold words that would be useless in pieces.
+    """
+    table = plain_table(columns)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     if table.row_count:
-        OUT.print(table)
+        (to or OUT).print(table)
     else:
-        OUT.print(empty)
+        say(empty)
+
+
+def plain_table(columns: Sequence[str]) -> Table:
+    """Return a table without lines, whose last column takes what room is left."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns[:-1]:
+        table.add_column(column, no_wrap=True)
+    table.add_column(columns[-1], overflow="fold")
+    return table
 
 
 def size(count: int) -> str:
@@ -86,6 +106,16 @@ def ago(at: datetime | None, now: datetime) -> str:
     return f"{max(0, seconds)} s ago"
 
 
+def counted(count: int, thing: str) -> str:
+    """Return `1 device`, `2 devices`."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
+def short(minted_id: str) -> str:
+    """Return the end of an id, by which every command takes it."""
+    return minted_id[-SHORT_ID:]
+
+
 _COLOURS = {
     "running": "cyan",
     "in_progress": "cyan",
@@ -97,6 +127,7 @@ _COLOURS = {
     "inconclusive": "yellow",
     "rolling_back": "magenta",
     "rolled_back": "magenta",
+    "aborting": "magenta",
     "failed": "red",
     "fail": "red",
     "rejected": "red",
@@ -105,7 +136,6 @@ _COLOURS = {
 }
 
 
-def word(state: str) -> str:
+def word(state: str) -> Text:
     """Return a state word in its colour; the word itself stays, so that nothing hangs on the colour."""
-    colour = _COLOURS.get(state)
-    return f"[{colour}]{state}[/{colour}]" if colour else state
+    return Text(state, style=_COLOURS.get(state, ""))

@@ -2,52 +2,69 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from controller.cli.output import word
+from controller.cli.output import counted, plain_table, short, word
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.console import RenderableType
 
-    from controller.views import AssignmentView, RolloutView, WaveView
+    from controller.views import AssignmentView, GateView, PlanView, RolloutView, WaveView
 
-_LANE = 24
+_LANE = 20
+"""Cells; with the counts beside it, it fits 80 columns."""
 _NAMED = 6
 """Devices named in a plan's row; `-o json` has more."""
 
 
-def rollout_panel(rollout: RolloutView) -> RenderableType:
-    """Return the whole screen of one rollout."""
-    head = Text.from_markup(
-        f"[bold]{rollout.model}[/bold]  {rollout.rollout_id}  {word(rollout.state)}  cohort {rollout.cohort}"
+def rollout_panel(rollout: RolloutView, *, release: str) -> RenderableType:
+    """Return the whole screen of one rollout; `release` is what people call what it brings."""
+    return Group(headline(rollout, release=release), waves_table(rollout.waves), why_line(rollout))
+
+
+def headline(rollout: RolloutView, *, release: str) -> Text:
+    """Return what goes where, and how it stands."""
+    return Text.assemble(
+        (release, "bold"),
+        f" to {rollout.cohort}  ",
+        word(rollout.state),
+        (f"  rollout {short(rollout.rollout_id)}", "dim"),
     )
-    why = Text(rollout.explanation or rollout.reason, style="dim")
-    return Group(head, waves_table(rollout.waves), why)
+
+
+def why_line(rollout: RolloutView) -> Text:
+    """Return why it is not further."""
+    return Text(rollout.explanation or rollout.reason, style="" if rollout.state == "paused" else "dim")
 
 
 def waves_table(waves: Sequence[WaveView]) -> Table:
     """Return one row a wave, with a lane that fills as devices succeed."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("WAVE", "DEVICES", "", "STATE", "VERDICT", "DONE", "FAILED", "EXCUSED"):
-        table.add_column(column)
+    for column in ("WAVE", "DEVICES", "", "STATE", "DONE", "FAILED", "EXCUSED"):
+        table.add_column(column, no_wrap=True, justify="right" if column in {"DEVICES", "DONE", "FAILED"} else "left")
     for wave in waves:
         table.add_row(
             f"{wave.index} ({wave.size})",
             str(wave.devices),
             lane(wave),
-            word(wave.state),
-            word(wave.verdict),
+            _stands(wave),
             str(wave.succeeded),
             str(wave.failed),
-            str(wave.excused),
+            str(wave.excused) if wave.excused else "",
         )
     return table
+
+
+def _stands(wave: WaveView) -> Text:
+    """Return a wave's state; its verdict only where that says more."""
+    return word(wave.verdict if wave.verdict == "inconclusive" else wave.state)
 
 
 def lane(wave: WaveView) -> Text:
@@ -69,30 +86,82 @@ def lane(wave: WaveView) -> Text:
     return bar
 
 
-def plan_table(waves: Sequence[WaveView]) -> Table:
-    """Return who would be in which wave, and which gates could decide there."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("WAVE", "DEVICES", "WHO", "GATES THAT CAN DECIDE", "GATES THAT CANNOT"):
-        table.add_column(column, overflow="fold")
+def plan_screen(plan: PlanView, *, release: str, asked: Sequence[str]) -> RenderableType:
+    """Return who would be in which wave, and which gates could decide there; `asked` are the sizes that were typed."""
+    head = f" to {plan.cohort}: {counted(plan.devices, 'device')} in {counted(len(plan.waves), 'wave')}"
+    notes = []
+    if plan.not_enrolled:
+        notes.append(f"{counted(plan.not_enrolled, 'device')} not enrolled yet: in a wave that starts after they have")
+    planned = {wave.size for wave in plan.waves}
+    notes += [f"{size} adds no device to the wave before it, so it is no wave" for size in asked if size not in planned]
+    return Group(
+        Text.assemble((release, "bold"), head),
+        *(Text(note, style="dim") for note in notes),
+        Text(),
+        _members_table(plan.waves),
+        *gates_screen(plan.waves),
+    )
+
+
+def _members_table(waves: Sequence[WaveView]) -> Table:
+    table = plain_table(("WAVE", "DEVICES", "WHO"))
     for wave in waves:
-        more = wave.devices - _NAMED
+        more = wave.devices - min(_NAMED, len(wave.device_ids))
         who = " ".join(wave.device_ids[:_NAMED]) + (f" … and {more} more" if more > 0 and wave.device_ids else "")
-        table.add_row(
-            f"{wave.index} ({wave.size})",
-            str(wave.devices),
-            who,
-            "\n".join(g.gate for g in wave.gates if g.can_decide),
-            "\n".join(f"{g.gate}: {g.why}" for g in wave.gates if not g.can_decide),
-        )
+        table.add_row(f"{wave.index} ({wave.size})", str(wave.devices), Text(who))
+    return table
+
+
+def gates_screen(waves: Sequence[WaveView]) -> list[RenderableType]:
+    """Return what each gate can do in each wave; waves of which the same is true stand together."""
+    parts: list[RenderableType] = []
+    for gates, group in groupby(waves, key=lambda wave: wave.gates):
+        numbers = [wave.index for wave in group]
+        which = f"wave {numbers[0]}" if len(numbers) == 1 else f"waves {numbers[0]} to {numbers[-1]}"
+        parts += [Text(f"\ngates in {which}", style="bold"), _gates_table(gates)]
+    return parts
+
+
+def _gates_table(gates: Sequence[GateView]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for gate in sorted(gates, key=lambda one: not one.can_decide):
+        sign = Text("✓", style="green") if gate.can_decide else Text("–", style="dim")
+        table.add_row(sign, gate.gate, Text(gate.why, style="" if gate.can_decide else "dim"))
     return table
 
 
 def assignments_table(assignments: Sequence[AssignmentView]) -> Table:
     """Return every device's share."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("WAVE", "DEVICE", "STATUS", "PHASE", "COMPARED", "DIFFERENT", "WHY"):
-        table.add_column(column, overflow="fold")
+    table = plain_table(("WAVE", "DEVICE", "STATUS", "COMPARED", "WHY"))
     for share in sorted(assignments, key=lambda a: (a.wave, a.device_id)):
-        compared = (str(share.pairs), str(share.flips)) if share.pairs else ("", "")
-        table.add_row(str(share.wave), share.device_id, word(share.status), share.phase or "", *compared, share.reason)
+        compared = f"{share.pairs}, {share.flips} differ" if share.pairs else ""
+        table.add_row(str(share.wave), share.device_id, _status(share), compared, Text(share.reason))
     return table
+
+
+def _status(share: AssignmentView) -> Text:
+    if share.going_back:
+        return Text("going back", style="magenta")
+    if share.unreachable:
+        return Text("not seen", style="yellow")
+    return Text.assemble(word(share.status), f" {share.phase}" if share.phase else "")
+
+
+def one_sentence(rollout: RolloutView, open_shares: Sequence[AssignmentView]) -> Text:
+    """Answer "why is it not moving?": the controller's reason, and what devices at work on it are doing."""
+    doing = "; ".join(_doing(share) for share in open_shares)
+    said = Text.assemble(word(rollout.state), f": {rollout.explanation or rollout.reason}")
+    return said.append(f"; {doing}") if doing else said
+
+
+def _doing(share: AssignmentView) -> str:
+    doing = f" is in {share.phase}" if share.phase else f" is {share.status}"
+    return share.device_id + doing + (f" ({share.reason})" if share.reason else "")
+
+
+def release_of(rollout: RolloutView, names: Mapping[str, str]) -> str:
+    """Return what people call the release that a rollout brings."""
+    return names.get(rollout.release_id, f"{rollout.model} {short(rollout.release_id)}")

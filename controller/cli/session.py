@@ -10,7 +10,7 @@ import typer
 
 from controller.cli.output import fail
 from controller.client import ApiError, Client
-from shared.errors import LitefleetError, UnreachableError
+from shared.errors import LitefleetError, NotFoundError, UnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,6 +21,11 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_TIMEOUT = 3
 EXIT_UNREACHABLE = 4
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, as shells count."""
+
+_UNAUTHENTICATED = 401
+_WHERE = "it is operator-token in the controller's state folder; see --token-file, LITEFLEET_TOKEN_FILE"
 
 
 class Session:
@@ -32,16 +37,21 @@ class Session:
 
     def run(self, work: Callable[[Client], Awaitable[T]]) -> T:
         """Do `work` with a client and return its result; an error ends the program with a message and an exit code."""
+        if not self.url.startswith(("http://", "https://")):
+            fail(f"--url {self.url!r} is no http:// or https:// address", code=EXIT_USAGE)
         try:
             return asyncio.run(self._run(work))
         except UnreachableError as exc:
             fail(str(exc), remedy="is it running? see --url, LITEFLEET_URL", code=EXIT_UNREACHABLE)
         except ApiError as exc:
-            fail(str(exc), reason=exc.reason, code=EXIT_FAILED)
+            remedy = f"{self.token_file} is not this controller's token: {_WHERE}"
+            fail(str(exc), reason=exc.reason, remedy=remedy if exc.http_status == _UNAUTHENTICATED else "")
+        except NotFoundError as exc:
+            fail(str(exc), reason=exc.reason, remedy=f"see litefleet {exc.kind} ls")
         except LitefleetError as exc:
-            fail(str(exc), reason=exc.reason, code=EXIT_FAILED)
+            fail(str(exc), reason=exc.reason)
         except KeyboardInterrupt:
-            raise typer.Exit(130) from None
+            raise typer.Exit(EXIT_INTERRUPTED) from None
 
     async def _run(self, work: Callable[[Client], Awaitable[T]]) -> T:
         async with Client(self.url, self._token()) as client:
@@ -49,14 +59,14 @@ class Session:
 
     def _token(self) -> str:
         try:
-            return self.token_file.read_text(encoding="ascii").strip()
+            token = self.token_file.read_text(encoding="ascii").strip()
         except OSError as exc:
-            fail(
-                f"cannot read the operator token {self.token_file}: {exc.strerror}",
-                remedy="it stands in the controller's state folder as operator-token; see --token-file, "
-                "LITEFLEET_TOKEN_FILE",
-                code=EXIT_USAGE,
-            )
+            fail(f"cannot read the operator token {self.token_file}: {exc.strerror}", remedy=_WHERE, code=EXIT_USAGE)
+        except UnicodeDecodeError:
+            fail(f"{self.token_file} holds no operator token", remedy=_WHERE, code=EXIT_USAGE)
+        if not token.isprintable() or not token:
+            fail(f"{self.token_file} holds no operator token", remedy=_WHERE, code=EXIT_USAGE)
+        return token
 
 
 def session(context: typer.Context) -> Session:

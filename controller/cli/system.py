@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from controller.cli.output import OUT, Format, FormatOption, fail, show_json
+from controller.cli.output import OUT, Format, FormatOption, fail, say, show_json
 from controller.cli.session import EXIT_USAGE, session
 from controller.toml import write_settings
 from shared.clock import SystemClock
@@ -47,10 +47,12 @@ def init(
     except OSError as exc:
         fail(f"cannot write {config}: {exc.strerror}", code=EXIT_USAGE)
     if database_url:  # it may hold a password, so it stays in the environment
-        OUT.print("the database's URL is read from LITEFLEET_CONTROLLER_DATABASE_URL; it was not written down")
+        say("the database's URL is read from LITEFLEET_CONTROLLER_DATABASE_URL; it was not written down")
     written = _write_broker(config, host="0.0.0.0")  # noqa: S104 - mutual TLS; devices come from elsewhere
-    OUT.print(f"wrote {config}\nwrote {written}\n")
-    OUT.print(f"next: mosquitto -c {written}\n      litefleet controller run --config {config}")
+    say(f"wrote {config}\nwrote {written}\n")
+    say(f"next: mosquitto -c {written}")
+    say(f"      litefleet controller run --config {config}")
+    say(f"      export LITEFLEET_TOKEN_FILE={folder / 'operator-token'}      # for all other commands")
 
 
 @controller_app.command("run")
@@ -65,7 +67,7 @@ def broker_config(
     host: Annotated[str, typer.Option(help="Address on which the broker listens.")] = "0.0.0.0",  # noqa: S104 - as above
 ) -> None:
     """Write mosquitto's configuration again, after names, ports or certificates changed."""
-    OUT.print(f"wrote {_write_broker(config, host=host)}")
+    say(f"wrote {_write_broker(config, host=host)}")
 
 
 def _write_broker(config: Path, *, host: str) -> Path:

@@ -51,7 +51,7 @@ class Conversions:
         self._ordered = asyncio.Event()
 
     async def order(self, order: ConversionOrder, *, actor: str) -> Conversion:
-        """Queue a conversion.
+        """Queue a conversion; the same order as one that is under way or succeeded is that one.
 
         Raises:
             InvalidInputError: names the member that cannot be used.
@@ -60,6 +60,9 @@ class Conversions:
         order = replace(order, schemes=wanted_schemes(order.schemes), profiles=wanted_profiles(order.profiles))
         async with self._database.unit_of_work(actor=actor) as uow:
             await self._check_inputs(uow, order)
+            for earlier in await store.conversions_of(uow.session, order):
+                if earlier.state is not ConversionState.FAILED:
+                    return earlier
             queued = Conversion(
                 conversion_id=ConversionId(mint_id(self._clock)),
                 order=order,

@@ -140,6 +140,22 @@ async def conversions(session: AsyncSession, *, after: str | None, limit: int) -
     return [_conversion(row) for row in (await session.execute(query)).scalars()]
 
 
+async def conversions_of(session: AsyncSession, order: ConversionOrder) -> list[Conversion]:
+    """Return the conversions of the very same order, newest first."""
+    query = (
+        sa.select(ConversionRow)
+        .where(
+            col(ConversionRow.model) == order.model,
+            col(ConversionRow.version_number) == order.version_number,
+            col(ConversionRow.calibration_sha256) == order.calibration_sha256,
+            col(ConversionRow.evaluation_sha256) == order.evaluation_sha256,
+        )
+        .order_by(col(ConversionRow.conversion_id).desc())
+    )
+    found = [_conversion(row) for row in (await session.execute(query)).scalars()]
+    return [one for one in found if one.order == order]
+
+
 async def conversions_in(session: AsyncSession, state: ConversionState, *, limit: int) -> list[Conversion]:
     """Return conversions in a state, oldest first."""
     query = (

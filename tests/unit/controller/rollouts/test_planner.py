@@ -38,7 +38,7 @@ def test_rollout_started_tells_the_first_wave_only() -> None:
     rollout = CoreRollout(12)
     assert len(rollout.told()) == 1
     assert _statuses(rollout) == ["running", "pending", "pending"]
-    assert "1 told but not started" in rollout.state.why.sentence
+    assert "1 device told but not started" in rollout.state.why.sentence
 
 
 def test_rollout_started_twice_is_refused() -> None:
