@@ -50,11 +50,13 @@ class Authority:
         self._certificate = builder.add_extension(usage, critical=True).sign(self._key, hashes.SHA256())
         self.pem = self._certificate.public_bytes(Encoding.PEM).decode()
 
-    def issue_device(self, name: str, public: CertificateIssuerPublicKeyTypes) -> str:
+    def issue_device(
+        self, name: str, public: CertificateIssuerPublicKeyTypes, *, since: datetime = _FROM, until: datetime = _UNTIL
+    ) -> str:
         """Return a client certificate as PEM."""
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
-        builder = self._builder(subject, public).add_extension(usage, critical=False)
+        builder = self._builder(subject, public, since=since, until=until).add_extension(usage, critical=False)
         return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
 
     def write_server(self, folder: Path, host: str = "localhost") -> tuple[Path, Path]:
@@ -80,13 +82,20 @@ class Authority:
         context.verify_mode = ssl.CERT_OPTIONAL
         return context
 
-    def _builder(self, subject: x509.Name, public: CertificateIssuerPublicKeyTypes) -> x509.CertificateBuilder:
+    def _builder(
+        self,
+        subject: x509.Name,
+        public: CertificateIssuerPublicKeyTypes,
+        *,
+        since: datetime = _FROM,
+        until: datetime = _UNTIL,
+    ) -> x509.CertificateBuilder:
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self._name)
             .public_key(public)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(_FROM)
-            .not_valid_after(_UNTIL)
+            .not_valid_before(since)
+            .not_valid_after(until)
         )
