@@ -21,8 +21,9 @@ _STEADY_S = 10.0
 
 
 def say(text: str) -> None:
-    """Write a line to stderr, where the service manager collects it."""
-    print(f"litefleet-agent: {text}", file=sys.stderr, flush=True)  # noqa: T201 - the supervisor loads no logging
+    """Write a line to stderr, where the service manager collects it; a full disk there must not end us."""
+    with contextlib.suppress(OSError):
+        print(f"litefleet-agent: {text}", file=sys.stderr, flush=True)  # noqa: T201 - the supervisor loads no logging
 
 
 def lock(path: Path) -> int | None:

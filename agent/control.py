@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import contextlib
 import ctypes
-import logging
 import os
 import random
 import signal
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Never
 
 import structlog
 
-from agent import config
+from agent import config, logs
 from agent.assembly import broker_security, core_settings, repository_settings
 from agent.core.events import ReportAcked, StatsMeasured, Tick
 from agent.core.reducer import decide
@@ -328,22 +327,10 @@ def main() -> int:
     except (InvalidInputError, NotFoundError) as exc:
         print(f"litefleet-agent: {exc}", file=sys.stderr)  # noqa: T201 - logging is set up by the settings
         return os.EX_CONFIG
-    _set_up_logging(settings.log_level)
+    logs.set_up(settings.log_level)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(run(settings, identity))
     return os.EX_OK
-
-
-def _set_up_logging(level: str) -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 if __name__ == "__main__":

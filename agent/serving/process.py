@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import signal
 import socket
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from aiohttp import web
 
-from agent import config
+from agent import config, logs
 from agent.serving.boot import BootLedger
 from agent.serving.engine import Engine
 from agent.serving.link import ServingLink
@@ -98,7 +97,7 @@ def main(*, open_interpreter: OpenInterpreter = open_litert) -> int:
     except InvalidInputError as exc:
         print(f"litefleet-agent: {exc}", file=sys.stderr)  # noqa: T201 - logging is set up by the settings
         return os.EX_CONFIG
-    _set_up_logging(settings.log_level)
+    logs.set_up(settings.log_level)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     listeners = [socket.socket(fileno=fd) for fd in arguments.listen_fd]
     for listener in listeners:
@@ -117,18 +116,6 @@ async def _pass_on(door: socket.socket, listeners: Sequence[socket.socket]) -> N
                 hand_over(connection, listeners)
             except OSError as exc:
                 _log.warning("hand_over_failed", error=str(exc))
-
-
-def _set_up_logging(level: str) -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 if __name__ == "__main__":

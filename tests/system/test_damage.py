@@ -96,6 +96,19 @@ async def test_half_written_stable_at_start_lets_the_one_before_it_answer_and_is
     await wait_until_async(mended, within_s=120, what="the stable release is fetched again and answers")
 
 
+async def test_log_on_a_full_disk_stops_neither_inference_nor_a_release(world: DeviceWorld) -> None:
+    # Every line that supervisor, control and serving write is refused as a full disk refuses it.
+    world.device.log.symlink_to("/dev/full")
+    world.device.start()
+    await world.desire(world.release("release-1", GOOD))
+    await world.reported("release-1", AssignmentStatus.SUCCEEDED)
+    serving, control = world.device.serving_pid(), world.device.control_pid()
+    assert (await answer(world)).status == 200
+    await world.desire(world.release("release-2", GOOD + b"\0"))
+    await asked_until_succeeded(world, "release-2")
+    assert (world.device.serving_pid(), world.device.control_pid()) == (serving, control)
+
+
 def damage_told(world: DeviceWorld) -> str:
     """Return why the newest report says that stable does not answer."""
     return world.reports[-1].slots[0].unavailable_reason if world.reports and world.reports[-1].slots else ""
