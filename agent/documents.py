@@ -20,7 +20,7 @@ from agent.delivery.durable import write_whole
 from agent.delivery.repository import DirectorTrust
 from shared.errors import LitefleetError, RetryableError, UnsealError, UntrustedError
 from shared.signing import unseal
-from shared.wire import DESIRED_TYPE, PULSE_TYPE, Pulse
+from shared.wire import DESIRED_TYPE, PULSE_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -92,8 +92,8 @@ class Documents:
         """Open a sealed Pulse and hand it on; one that cannot be opened is as good as none."""
         try:
             payload, key_id = await self._open(sealed, PULSE_TYPE)
-            pulse = msgspec.json.decode(payload, type=Pulse)
-        except (LitefleetError, msgspec.DecodeError) as exc:
+            pulse = trust.decode_pulse(payload)
+        except LitefleetError as exc:
             _log.warning("pulse_refused", error=str(exc))
             return
         await self._emit(PulseReceived(at=self._clock.now(), pulse=pulse, key_id=key_id))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from agent.core.state import AgentState
+from shared.decoding import MALFORMED
 from shared.errors import StorageFullError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Journal:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             return Opened(state=self._read())
-        except (sqlite3.DatabaseError, msgspec.DecodeError) as exc:
+        except (sqlite3.DatabaseError, *MALFORMED) as exc:
             if _is_full(exc):
                 raise StorageFullError(f"{self._path}: {exc}", retry_after_s=_RETRY_AFTER_S) from exc
             if isinstance(exc, sqlite3.Error) and _code(exc) not in _DAMAGED:
@@ -89,7 +90,7 @@ class Journal:
         return Opened(state=None, problem=f"{REBUILT}: {problem}; the damaged one is {aside.name}")
 
     def _read(self) -> AgentState | None:
-        """Connect and read. Raises sqlite3.DatabaseError or msgspec.DecodeError when anything in it is not whole."""
+        """Connect and read. Raises sqlite3.DatabaseError or one of MALFORMED when anything in it is not whole."""
         database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         self._database = database
         database.execute("PRAGMA journal_mode=WAL")

@@ -14,6 +14,7 @@ from agent.core.retention import kept
 from agent.core.state import Phase
 from agent.delivery.slots import MANIFEST
 from shared import manifest as manifests
+from shared.decoding import MALFORMED
 from shared.errors import UntrustedError
 
 if TYPE_CHECKING:
@@ -87,6 +88,6 @@ def _read_boot(path: Path) -> BootFile | None:
         return msgspec.json.decode(path.read_bytes(), type=BootFile)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as exc:
+    except (OSError, *MALFORMED) as exc:
         _log.warning("boot_file_unreadable", path=str(path), error=str(exc))
         return None

@@ -11,6 +11,7 @@ from cryptography import x509
 from agent.core.plan import BootFile
 from agent.delivery.slots import Slots
 from agent.link.identity import BrokerAddress, identity_files, load_identity
+from shared.decoding import MALFORMED
 from shared.errors import InvalidInputError
 from shared.ids import DeviceId, InstallationId, ModelName, ReleaseId, SiteId
 
@@ -73,7 +74,7 @@ def _models(path: Path) -> tuple[ModelStatus, ...]:
         plan = msgspec.json.decode(path.read_bytes(), type=BootFile).plan
     except FileNotFoundError:
         return ()
-    except msgspec.DecodeError as exc:
+    except MALFORMED as exc:
         raise InvalidInputError(field=str(path), problem=f"is damaged: {exc}", remedy="start the agent") from exc
     versions = {slot.release_id: slot.version_number for slot in plan.slots}
     return tuple(

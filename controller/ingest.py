@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from controller.db.retry import retrying
 from controller.facts import OutgoingMessage, SeenHeartbeat, SeenTelemetry, VerifiedReport
 from shared import topics
+from shared.decoding import MALFORMED
 from shared.errors import InvalidIdError, PermanentError
 from shared.topics import Channel
 from shared.wire import Acked, Heartbeat, Report, Telemetry, Uplink
@@ -223,7 +224,7 @@ class Ingest:
         try:
             topic = topics.parse(message.topic)
             uplink = msgspec.json.decode(message.payload, type=Uplink)
-        except (InvalidIdError, msgspec.DecodeError, UnicodeDecodeError):
+        except (InvalidIdError, *MALFORMED):
             return "malformed"
         if topic.channel not in _UP or not _BOOT.fullmatch(uplink.boot_id) or not 0 <= uplink.seq <= _MAX_NUMBER:
             return "malformed"
@@ -231,7 +232,7 @@ class Ingest:
             return "forged"
         try:
             _keep(batch, topic, uplink, message.received_at)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except MALFORMED:
             return "malformed"
         return ""
 

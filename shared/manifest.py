@@ -8,6 +8,7 @@ from enum import StrEnum
 
 import msgspec
 
+from shared.decoding import MALFORMED
 from shared.errors import UntrustedError
 from shared.ids import HardwareProfileId, ModelName, ReleaseId, Sha256
 from shared.pipeline import PipelineSpec
@@ -118,7 +119,7 @@ def decode(data: bytes) -> ReleaseManifest:
     """Read a manifest whose bytes were already verified. Raises UntrustedError when it is not one."""
     try:
         return msgspec.json.decode(data, type=ReleaseManifest)
-    except msgspec.DecodeError as exc:
+    except MALFORMED as exc:
         message = f"not a release manifest: {exc}"
         raise UntrustedError(message) from exc
 

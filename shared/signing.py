@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from cryptography.exceptions import InvalidSignature
 
+from shared.decoding import MALFORMED
 from shared.errors import UnsealError
 from shared.ids import BootId, KeyId
 
@@ -69,7 +70,7 @@ def unseal(sealed: bytes, *, payload_type: str, keys: Mapping[KeyId, Ed25519Publ
         raise UnsealError(message)
     try:
         envelope = msgspec.json.decode(sealed, type=_Envelope)
-    except msgspec.DecodeError as exc:
+    except MALFORMED as exc:
         message = f"not a sealed document: {exc}"
         raise UnsealError(message) from exc
     if envelope.payloadType != payload_type:

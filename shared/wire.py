@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
@@ -30,6 +31,9 @@ from shared.sketches import Sketch
 SCHEMA_VERSION = 1
 DESIRED_TYPE = "application/vnd.litefleet.desired+json"
 PULSE_TYPE = "application/vnd.litefleet.pulse+json"
+
+Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A time with its zone: one without cannot be compared with a clock, so it must not get as far as somebody trying."""
 
 
 class AssignmentStatus(StrEnum):
@@ -78,17 +82,17 @@ class PairedCounts(msgspec.Struct, frozen=True, kw_only=True):
 class ProbationPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """What a candidate must show on the device before it is committed."""
 
-    min_pairs: int = 30
+    min_pairs: Annotated[int, msgspec.Meta(ge=0)] = 30
     """Paired requests below which there is no verdict."""
-    max_flip_rate: float = 0.1
+    max_flip_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
     """Margin on the share (0..1) of requests answered differently."""
-    max_latency_ratio: float = 2.0
+    max_latency_ratio: Annotated[float, msgspec.Meta(gt=0)] = 2.0
     """Margin on the median of candidate time / stable time."""
-    alpha: float = 0.05
+    alpha: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05
     """Chance (0..1) of a wrong device verdict, over all looks together."""
-    probation_s: float = 10.0
+    probation_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
     """How long the candidate answers, watched, after the comparison passed (or, on a first release, at all)."""
-    deadline_s: float = 900.0
+    deadline_s: Annotated[float, msgspec.Meta(ge=0)] = 900.0
     """After this long in shadow without a verdict the device says `inconclusive` and keeps stable serving."""
 
 
@@ -134,8 +138,8 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
     epoch: Epoch
     generation: Generation
     body: DesiredBody
-    issued_at: datetime
-    expires_at: datetime
+    issued_at: Instant
+    expires_at: Instant
 
 
 class HaltMode(StrEnum):
@@ -154,7 +158,7 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True):
     installation_id: InstallationId
     epoch: Epoch
     serial: int
-    issued_at: datetime
+    issued_at: Instant
     halted: dict[RolloutId, HaltMode] = {}
 
 
@@ -171,7 +175,7 @@ class AssignmentReport(msgspec.Struct, frozen=True, kw_only=True):
     """The candidate has been loaded into the serving process in this attempt."""
     reason: str = ""
     """Machine-readable word, with detail after a colon: `golden_mismatch: case 3 …`."""
-    changed_at: datetime
+    changed_at: Instant
     paired: PairedCounts | None = None
 
 
@@ -228,7 +232,7 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
     """Measurements of a window. Keyed by (device, boot, window_start), so that a repetition never counts twice."""
 
     schema_version: int = SCHEMA_VERSION
-    window_start: datetime
+    window_start: Instant
     window_s: float
     series: tuple[Series, ...]
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from agent.core.state import Floor, Identity
+from shared.decoding import MALFORMED
 from shared.errors import UntrustedError
 from shared.manifest import artifact_path, manifest_path
 from shared.wire import Desired, DesiredModel, Pulse, TargetRef, body_digest
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from shared.ids import HardwareProfileId, InstallationId, KeyId, Sha256
+    from shared.ids import HardwareProfileId, KeyId, Sha256
     from shared.manifest import ManifestArtifact, ReleaseManifest
 
 CLOCK_SKEW_S = 300.0
@@ -57,44 +58,54 @@ class Target(Protocol):
     """What the repository vouches for of one file: `agent.delivery.repository.VerifiedTarget`."""
 
     @property
-    def length_bytes(self) -> int: ...  # noqa: D102 - as TargetRef
+    def length_bytes(self) -> int:
+        """Size of the file."""
+        ...
+
     @property
-    def sha256(self) -> Sha256: ...  # noqa: D102 - as TargetRef
+    def sha256(self) -> Sha256:
+        """Digest of the file."""
+        ...
+
     @property
-    def release_counter(self) -> int: ...  # noqa: D102 - as DesiredModel
+    def release_counter(self) -> int:
+        """Of the release that the file belongs to."""
+        ...
+
     @property
-    def profiles(self) -> tuple[HardwareProfileId, ...]: ...  # noqa: D102 - as ManifestArtifact
+    def profiles(self) -> tuple[HardwareProfileId, ...]:
+        """Hardware that the file was made for."""
+        ...
 
 
 class Director(Protocol):
     """What the top-level role says of the director: `agent.delivery.repository.DirectorTrust`."""
 
     @property
-    def min_release_counter(self) -> int: ...  # noqa: D102 - the name says it
-    @property
-    def installation_id(self) -> InstallationId: ...  # noqa: D102 - the name says it
+    def min_release_counter(self) -> int:
+        """Releases below it were withdrawn, whoever asks for them."""
+        ...
 
 
 class Targets(Protocol):
     """A verified state of the repository: `agent.delivery.repository.VerifiedTargets`."""
 
     @property
-    def director(self) -> Director: ...  # noqa: D102 - the name says it
+    def director(self) -> Director:
+        """The signed word on the director."""
+        ...
+
     @property
-    def files(self) -> Mapping[str, Target]: ...  # noqa: D102 - by path
-
-
-def accept_desired(payload: bytes, known: Known) -> tuple[Desired, Order]:
-    """Read and check an unsealed Desired. Raises UntrustedError, whose message begins with a machine-readable word."""
-    desired = decode_desired(payload)
-    return desired, check_desired(desired, known)
+    def files(self) -> Mapping[str, Target]:
+        """By path; one that is missing is vouched for by nobody."""
+        ...
 
 
 def decode_desired(payload: bytes) -> Desired:
     """Read an unsealed Desired. Raises UntrustedError when it is none."""
     try:
         return msgspec.json.decode(payload, type=Desired)
-    except msgspec.DecodeError as exc:
+    except MALFORMED as exc:
         raise UntrustedError(f"malformed_desired: {exc}") from exc
 
 
@@ -106,6 +117,7 @@ def check_desired(desired: Desired, known: Known) -> Order:
             `generation_reused` or `duplicate_model`, with detail after a colon.
     """
     identity = known.identity
+    # A seal says who speaks, not to whom: without these three, what was sealed for a neighbour could be replayed here.
     if desired.installation_id != identity.installation_id:
         raise UntrustedError(f"wrong_installation: {desired.installation_id}")
     if desired.device_id != identity.device_id:
@@ -126,6 +138,8 @@ def _order(desired: Desired, known: Known) -> Order:
         return Order.NEWER
     if place < floor:
         raise UntrustedError(f"generation_not_newer: {place} is below {floor}")
+    # From here on it is a repetition. A re-seal moves nothing but its times, so that one generation has one body for
+    # ever: a second body under it is a forgery, or a controller that forgot (recovery raises the epoch).
     if known.body_digest is None:
         raise UntrustedError(f"generation_not_newer: {place} was replaced under another key")
     if body_digest(desired.body) != known.body_digest:
@@ -133,13 +147,12 @@ def _order(desired: Desired, known: Known) -> Order:
     return Order.SAME
 
 
-def accept_pulse(payload: bytes, known: Known) -> tuple[Pulse, Order]:
-    """Read and check an unsealed Pulse. Raises UntrustedError."""
+def decode_pulse(payload: bytes) -> Pulse:
+    """Read an unsealed Pulse. Raises UntrustedError when it is none."""
     try:
-        pulse = msgspec.json.decode(payload, type=Pulse)
-    except msgspec.DecodeError as exc:
+        return msgspec.json.decode(payload, type=Pulse)
+    except MALFORMED as exc:
         raise UntrustedError(f"malformed_pulse: {exc}") from exc
-    return pulse, check_pulse(pulse, known)
 
 
 def check_pulse(pulse: Pulse, known: Known) -> Order:

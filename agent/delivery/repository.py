@@ -11,6 +11,7 @@ from datetime import datetime
 
 import msgspec
 
+from shared.decoding import MALFORMED
 from shared.errors import StorageFullError, UnreachableError, UntrustedError
 from shared.ids import HardwareProfileId, InstallationId, KeyId, Sha256
 
@@ -139,7 +140,7 @@ async def _ask_child(request: bytes, deadline_s: float) -> Reply:
             await child.wait()
     try:
         return _REPLY.decode(stdout)
-    except msgspec.DecodeError as exc:
+    except MALFORMED as exc:
         # A child that died (of memory, of a signal) says nothing about the repository: it may be asked again.
         tail = stderr.decode(errors="replace").strip()[-_STDERR_TAIL:]
         raise UnreachableError(f"the repository check ended with {child.returncode}: {tail}") from exc

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import msgspec
 
+from shared.decoding import MALFORMED
 from shared.errors import UnreachableError
 from shared.signing import MAX_SEALED_BYTES
 
@@ -55,7 +56,7 @@ def problem_in(body: bytes) -> Problem:
     """Return the problem that a body tells, empty when it tells none."""
     try:
         return msgspec.json.decode(body, type=Problem)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except MALFORMED:
         return Problem()
 
 

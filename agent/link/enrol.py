@@ -14,6 +14,7 @@ from agent.delivery.durable import write_whole
 from agent.link.answers import answer_within, problem_in, read_bounded, retry_after_s, story
 from agent.link.certificates import check_certificate, fingerprint, own_key, signing_request
 from agent.link.identity import BrokerAddress, Identity, identity_files
+from shared.decoding import MALFORMED
 from shared.errors import ConflictError, InvalidInputError, UnreachableError, UntrustedError
 from shared.hardware import DeviceHardware
 from shared.ids import DeviceId, InstallationId, SiteId, device_id
@@ -71,7 +72,7 @@ def read_invite(path: Path) -> Invite:
         invite = msgspec.json.decode(path.read_bytes(), type=Invite)
     except OSError as exc:
         raise InvalidInputError(field=str(path), problem=f"cannot be read: {exc.strerror}") from exc
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except MALFORMED as exc:
         raise InvalidInputError(field=str(path), problem=f"is no invite: {exc}", remedy=_NEW_INVITE) from exc
     device_id(invite.device_id)
     if not invite.controller_url.startswith("https://"):
@@ -141,7 +142,7 @@ async def _apply(invite: Invite, csr_pem: str, hardware: DeviceHardware) -> _Adm
         raise UnreachableError(f"{url}: {story(response.status, body)}", retry_after_s=retry_after_s(response))
     try:
         return msgspec.json.decode(body, type=_Admission)
-    except msgspec.DecodeError as exc:
+    except MALFORMED as exc:
         raise UntrustedError(f"the controller's answer cannot be used: {exc}") from exc
 
 

@@ -10,6 +10,7 @@ import aiohttp
 import msgspec
 
 from agent.link.answers import answer_within, read_bounded, retry_after_s, story
+from shared.decoding import MALFORMED
 from shared.errors import UnreachableError, UntrustedError
 from shared.ids import BootId
 
@@ -85,7 +86,7 @@ class DeviceApi:
         _, body = await self._call("POST", "session")
         try:
             return msgspec.json.decode(body, type=Session)
-        except msgspec.DecodeError as exc:
+        except MALFORMED as exc:
             raise UnreachableError(f"the controller's session is not one: {exc}") from exc
 
     async def renew(self, csr_pem: str) -> str:
@@ -93,7 +94,7 @@ class DeviceApi:
         _, body = await self._call("POST", "renew", body=msgspec.json.encode(_Renewal(csr_pem=csr_pem)))
         try:
             return msgspec.json.decode(body, type=_Renewed).certificate_pem
-        except msgspec.DecodeError as exc:
+        except MALFORMED as exc:
             raise UnreachableError(f"the controller's certificate is none: {exc}") from exc
 
     async def desired(self) -> bytes | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from shared.decoding import MALFORMED
 from shared.errors import InvalidInputError, NotFoundError
 from shared.ids import DeviceId, InstallationId, Sha256, SiteId
 
@@ -85,7 +86,7 @@ def load_identity(state_dir: Path) -> Identity:
         return msgspec.json.decode(path.read_bytes(), type=Identity)
     except FileNotFoundError as exc:
         raise NotFoundError(kind=f"identity ({_ENROL_FIRST})", name=str(path)) from exc
-    except msgspec.DecodeError as exc:
+    except MALFORMED as exc:
         raise InvalidInputError(
             field=str(path), problem=f"is damaged: {exc}", remedy="enrol this device again"
         ) from exc

@@ -11,6 +11,7 @@ import aiomqtt
 import msgspec
 
 from agent.link.backoff import FullJitter
+from shared.decoding import MALFORMED
 from shared.errors import InvalidInputError, UnreachableError
 from shared.signing import MAX_SEALED_BYTES
 from shared.topics import PULSE, Channel, device_topic
@@ -193,7 +194,7 @@ class MqttLink:
             return SealedDesired(sealed=payload)
         try:
             return AckArrived(acked=msgspec.json.decode(payload, type=Acked)) if topic == self._acked else None
-        except msgspec.DecodeError:
+        except MALFORMED:
             return None
 
 

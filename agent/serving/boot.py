@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from agent.core.plan import BootFile
+from shared.decoding import MALFORMED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +32,7 @@ class BootLedger:
             return msgspec.json.decode(self._path.read_bytes(), type=BootFile)
         except FileNotFoundError:
             _log.info("boot_file_absent")
-        except (OSError, msgspec.DecodeError) as exc:
+        except (OSError, *MALFORMED) as exc:
             _log.warning("boot_file_unreadable", path=str(self._path), error=str(exc))
         return None
 
@@ -70,7 +71,7 @@ def _place_of_tries(data: bytes, boot: BootFile) -> tuple[int, int] | None:
     try:
         if msgspec.json.decode(data, type=BootFile) != boot:
             return None
-    except msgspec.DecodeError:
+    except MALFORMED:
         return None
     # A string could hold the same letters, though not the same unescaped quotes; the keys of the file come once.
     match = _TRIES.search(data)

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from agent.serving.requests import InferRequest, NamedTensor
+from shared.decoding import MALFORMED
 from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def read_body(body: bytes) -> tuple[InferBody, InferRequest]:
     """Parse a request. Raises InvalidInputError, naming the field."""
     try:
         parsed = _decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except MALFORMED as exc:
         raise InvalidInputError(field="body", problem=str(exc), remedy="send an inference request as JSON") from exc
     if not parsed.inputs:
         raise InvalidInputError(field="inputs", problem="there is none")

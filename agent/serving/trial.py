@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from agent.core.plan import TrialRequest, TrialResult
+from shared.decoding import MALFORMED
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -93,7 +94,7 @@ def _judge(code: int | None, answer: bytes, errors: bytes) -> TrialResult:
     if code == 0:
         try:
             return msgspec.json.decode(answer, type=TrialResult)
-        except msgspec.DecodeError:
+        except MALFORMED:
             return TrialResult(passed=False, reason="crashed: the trial wrote no result")
     how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
     lines = errors[-_STDERR_BYTES:].decode(errors="replace").strip().splitlines()

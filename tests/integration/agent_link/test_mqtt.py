@@ -113,6 +113,8 @@ async def test_unusable_messages_are_passed_over(mosquitto: Mosquitto) -> None:
         await say(mosquitto, desired, b"x" * (MAX_SEALED_BYTES + 1))
         await say(mosquitto, acked, b"\xff not json")
         await say(mosquitto, acked, b'{"acked_seq": "four"}')
+        await say(mosquitto, acked, b'{"boot_id": "\xff", "acked_seq": 4}')
+        await say(mosquitto, acked, b'{"x":' + b"[" * 60_000)
         await say(mosquitto, desired, b"fine")
         await ear.wait_for(SealedDesired(sealed=b"fine"))
         assert ear.events[1:] == [SealedDesired(sealed=b"fine")]

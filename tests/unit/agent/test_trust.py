@@ -71,8 +71,8 @@ def known(*, epoch: int = 1, generation: int = 4, digest_followed: Sha256 | None
 
 
 def test_desired_newer_is_accepted_from_its_bytes() -> None:
-    read, order = trust.accept_desired(msgspec.json.encode(desired()), known())
-    assert (read, order) == (desired(), Order.NEWER)
+    read = trust.decode_desired(msgspec.json.encode(desired()))
+    assert (read, trust.check_desired(read, known())) == (desired(), Order.NEWER)
 
 
 def test_desired_same_is_recognised_by_its_body() -> None:
@@ -81,12 +81,32 @@ def test_desired_same_is_recognised_by_its_body() -> None:
     )
 
 
-@pytest.mark.parametrize("payload", [b"", b"{}", b"[]", b"\xff", b'{"schema_version": "x"}'])
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"{}", b"[]", b"\xff", b'{"schema_version": "x"}', b'{"epoch": "\xff"}', b'{"x":' + b"[" * 60_000],
+)
 def test_attack_malformed_documents_refused(payload: bytes) -> None:
     with pytest.raises(UntrustedError, match="malformed_desired"):
-        trust.accept_desired(payload, known())
+        trust.decode_desired(payload)
     with pytest.raises(UntrustedError, match="malformed_pulse"):
-        trust.accept_pulse(payload, known())
+        trust.decode_pulse(payload)
+
+
+@pytest.mark.parametrize(
+    ("field", "hostile"),
+    [
+        (b'"alpha":0.05', b'"alpha":0'),
+        (b'"alpha":0.05', b'"alpha":-1'),
+        (b'"max_latency_ratio":2.0', b'"max_latency_ratio":0'),
+        (b'"max_flip_rate":0.1', b'"max_flip_rate":7'),
+        (b'"expires_at":"2026-11-22T13:00:00Z"', b'"expires_at":"2026-11-22T13:00:00"'),
+    ],
+)
+def test_attack_sealed_value_that_no_arithmetic_takes_refused(field: bytes, hostile: bytes) -> None:
+    payload = msgspec.json.encode(replace(desired(), expires_at=NOON + timedelta(hours=1)))
+    assert field in payload
+    with pytest.raises(UntrustedError, match="malformed_desired"):
+        trust.decode_desired(payload.replace(field, hostile))
 
 
 def test_attack_replayed_generation_refused() -> None:
@@ -125,7 +145,8 @@ def replace_floor(before: Known, serial: int) -> Known:
 
 @pytest.mark.parametrize(("serial", "order"), [(2, Order.NEWER), (3, Order.SAME)])
 def test_pulse_order_follows_the_serial(serial: int, order: Order) -> None:
-    assert trust.accept_pulse(msgspec.json.encode(pulse()), heard(serial))[1] is order
+    read = trust.decode_pulse(msgspec.json.encode(pulse()))
+    assert trust.check_pulse(read, heard(serial)) is order
 
 
 def test_attack_replayed_pulse_refused() -> None:

@@ -31,6 +31,16 @@ def test_sealed_payload_comes_back_with_the_key_that_sealed_it(payload: bytes) -
     assert signing.unseal(sealed, payload_type=KIND, keys=TRUSTED) == (payload, signing.key_id(KEY.public_key()))
 
 
+@pytest.mark.parametrize(
+    "sealed",
+    [b"", b"\xff", b'{"payloadType":"\xff","payload":"","signatures":[]}', b'{"x":' + b"[" * 60_000],
+    ids=["empty", "binary", "not utf-8", "nested"],
+)
+def test_attack_bytes_that_are_no_envelope_are_refused(sealed: bytes) -> None:
+    with pytest.raises(UnsealError, match="not a sealed document"):
+        signing.unseal(sealed, payload_type=KIND, keys=TRUSTED)
+
+
 def test_seal_by_an_unknown_key_is_refused() -> None:
     with pytest.raises(UnsealError, match="no signature by a trusted key"):
         signing.unseal(signing.seal(KIND, b"{}", OTHER), payload_type=KIND, keys=TRUSTED)

@@ -154,8 +154,9 @@ async def test_attack_removed_device_is_believed_nothing_any_more(world: FleetWo
         (device_topic(CAM, Channel.REPORT), b""),
         (device_topic(CAM, Channel.REPORT), b"\xff\xfe"),
         (device_topic(CAM, Channel.REPORT), b"[" * 5000),
+        (device_topic(CAM, Channel.REPORT), b'{"x":' + b"[" * 60_000),
     ],
-    ids=["other shard", "short topic", "down", "empty", "binary", "deep"],
+    ids=["other shard", "short topic", "down", "empty", "binary", "deep", "deep in an unknown field"],
 )
 async def test_attack_malformed_message_is_dropped(world: FleetWorld, topic: str, payload: bytes) -> None:
     await world.ingest.take([IncomingMessage(topic=topic, payload=payload, received_at=NOW)])
