@@ -88,6 +88,39 @@ def huge_shape(model: schema.ModelT) -> None:
     model.subgraphs[0].tensors[0].shape = [2**30, 2**30]
 
 
+def output_of_strings(model: schema.ModelT) -> None:
+    model.subgraphs[0].tensors[2].type = schema.TensorType.STRING
+    model.subgraphs[0].outputs = [2]
+
+
+def input_of_resources(model: schema.ModelT) -> None:
+    model.subgraphs[0].tensors[2].type = schema.TensorType.RESOURCE
+    model.subgraphs[0].inputs = [0, 2]
+
+
+def operator_of_its_own_answer(model: schema.ModelT) -> None:
+    model.subgraphs[0].operators[1].inputs = [4]
+
+
+def operators_in_wrong_order(model: schema.ModelT) -> None:
+    model.subgraphs[0].operators.reverse()
+
+
+def reshape_without_its_shape(model: schema.ModelT) -> None:
+    model.operatorCodes[1].builtinCode = model.operatorCodes[1].deprecatedBuiltinCode = schema.BuiltinOperator.RESHAPE
+    model.subgraphs[0].operators[1].inputs = [3, -1]
+
+
+def softmax_into_bytes(model: schema.ModelT) -> None:
+    model.subgraphs[0].tensors[4].type = schema.TensorType.INT8
+
+
+def unpacked_weights_grow(model: schema.ModelT) -> None:
+    code = model.operatorCodes[1]
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.DEQUANTIZE
+    model.subgraphs[0].tensors[4].shape = [1, 40000]
+
+
 def many_axes(model: schema.ModelT) -> None:
     model.subgraphs[0].tensors[0].shape = [1] * 9
 
@@ -146,6 +179,13 @@ def test_verifier_accepts_a_model_packed_again() -> None:
         (buffer_outside, "buffer 1 ends outside"),
         (negative_shape, r"graph 0 tensor 0 has shape \(1, -6\)"),
         (huge_shape, "graph 0 tensor 0 .* is too large"),
+        (output_of_strings, "output 2 is of type 5, no numbers"),
+        (input_of_resources, "input 2 is of type 13, no numbers"),
+        (operator_of_its_own_answer, "graph 0 operator 1 reads what no operator before it writes"),
+        (operators_in_wrong_order, "graph 0 operator 0 reads what no operator before it writes"),
+        (reshape_without_its_shape, "graph 0 operator 1 leaves out an input"),
+        (softmax_into_bytes, "graph 0 operator 1 turns type 0 into 9"),
+        (unpacked_weights_grow, r"graph 0 operator 1 turns shape \(1, 4\) into \(1, 40000\)"),
         (many_axes, "graph 0 tensor 0 has 9 axes"),
         (custom_operator, "custom or Flex operator"),
         (no_graph, "has 0 graphs"),
