@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 
 import msgspec
@@ -82,10 +83,21 @@ def check(spec: PipelineSpec) -> None:
         field = f"pipeline.steps[{index}]"
         if isinstance(step, ResizeImage) and not (1 <= step.height <= _MAX_SIDE and 1 <= step.width <= _MAX_SIDE):
             raise InvalidInputError(field=field, problem=f"height and width must be 1..{_MAX_SIDE}")
+        if isinstance(step, Normalise):
+            _check_normalise(step, field)
         if isinstance(step, TopLabels) and step.count < 1:
             raise InvalidInputError(field=field, problem="count must be at least 1")
         if isinstance(step, TopLabels) and not spec.labels:
             raise InvalidInputError(field="pipeline.labels", problem="top_labels needs labels")
+
+
+def _check_normalise(step: Normalise, field: str) -> None:
+    if not (math.isfinite(step.scale) and math.isfinite(step.offset)):
+        raise InvalidInputError(field=field, problem="scale and offset must be finite")
+    # Every item would be the same to the model: a slip such as 1 // 255, which no accuracy gate sees, since source and
+    # artifact then guess alike.
+    if step.scale == 0:
+        raise InvalidInputError(field=field, problem="scale is 0", remedy="to bring bytes to 0..1: 0.00392156862745098")
 
 
 def takes_images(spec: PipelineSpec) -> bool:

@@ -121,7 +121,8 @@ class LiteRtInterpreter:
             return self._run_one_by_one(inputs)
         try:
             for index, array in zip(self._in_indexes, inputs, strict=True):
-                self._native.set_tensor(index, array)
+                # The runtime copies bytes, whatever their order, and numpy says "float32" of both orders.
+                self._native.set_tensor(index, array.astype(array.dtype.newbyteorder("="), copy=False))
             self._native.invoke()
             outputs = [self._native.get_tensor(index) for index in self._out_indexes]
         except (ValueError, RuntimeError) as exc:

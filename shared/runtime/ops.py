@@ -24,6 +24,10 @@ million; this many take 120 MB decoded."""
 _FORMATS = ("JPEG", "PNG")
 _DEEP_MODES = frozenset({"I", "F", "I;16", "I;16B", "I;16L"})
 _IMAGE_AXES = 3
+_NUMERIC = "biuf"
+_PNG_START = b"\x89PNG"
+_PNG_DEPTH = 24
+"""Where a PNG says how many bits a channel has. Pillow cuts 16 bits to 8 without a word, and says RGB of both."""
 
 
 def decode_image(encoded: bytes, colour: ColourMode, at_least: ResizeImage | None) -> Tensor:
@@ -39,7 +43,7 @@ def decode_image(encoded: bytes, colour: ColourMode, at_least: ResizeImage | Non
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             if image.width * image.height > MAX_IMAGE_PIXELS:
                 raise PipelineError(f"image of {image.width}x{image.height} is larger than {MAX_IMAGE_PIXELS} pixels")
-            if image.mode in _DEEP_MODES:
+            if image.mode in _DEEP_MODES or _is_deep_png(encoded):
                 raise PipelineError(f"image has mode {image.mode}: send 8 bits a channel")
             if at_least is not None:
                 image.draft(colour.value, (at_least.width, at_least.height))
@@ -66,7 +70,13 @@ def resize_image(image: Tensor, step: ResizeImage) -> Tensor:
 
 
 def normalise(item: Tensor, step: Normalise) -> Tensor:
-    """Return `item * scale + offset` as float32, with one allocation."""
+    """Return `item * scale + offset` as float32, with one allocation.
+
+    Raises:
+        PipelineError: no real numbers.
+    """
+    if item.dtype.kind not in _NUMERIC:
+        raise PipelineError(f"normalise takes numbers, got {item.dtype.name}")
     result: Tensor = np.multiply(item, np.float32(step.scale), dtype=np.float32, casting="unsafe")
     result += np.float32(step.offset)
     return result
@@ -77,6 +87,10 @@ def softmax(logits: Tensor) -> Tensor:
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     result: Tensor = powers / powers.sum(axis=-1, keepdims=True)
     return result
+
+
+def _is_deep_png(encoded: bytes) -> bool:
+    return encoded.startswith(_PNG_START) and encoded[_PNG_DEPTH] > 8  # noqa: PLR2004 - bits of a byte
 
 
 def _pixels(image: Image.Image, colour: ColourMode) -> Tensor:

@@ -112,14 +112,21 @@ class CompiledPipeline:
         """Return what the model is fed for one raw item, without the batch axis. Raises PipelineError."""
         if self._resize is not None:
             item = ops.resize_image(item, self._resize)
-        if self._normalise is not None:
-            item = ops.normalise(item, self._normalise)
-        return _as_dtype(item, np.dtype(self.model_input.dtype))
+        # What is too large for a float32 becomes infinite, and is refused below as what was infinite before.
+        with np.errstate(over="ignore", invalid="ignore"):
+            fed = ops.normalise(item, self._normalise) if self._normalise is not None else item
+            fed = _as_dtype(fed, np.dtype(self.model_input.dtype))
+        # The model would answer NaN, and be blamed: enough of such requests would revert a good release.
+        if item.dtype != np.uint8 and not np.isfinite(fed).all():
+            raise PipelineError("the item holds NaN, infinity or numbers beyond float32")
+        return fed
 
     def _run(self, batch: Tensor) -> NDArray[np.float32]:
         output = self._interpreter.run([batch])[0]
-        scores = output.reshape(len(batch), -1).astype(np.float32, copy=False)
-        return ops.softmax(scores) if self._softmax else scores
+        # A model may well answer infinity: what that means is for the callers to say, not for a warning.
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = output.reshape(len(batch), -1).astype(np.float32, copy=False)
+            return ops.softmax(scores) if self._softmax else scores
 
     def _top_labels(self, scores: Tensor) -> tuple[LabelScore, ...]:
         if self._top is None:

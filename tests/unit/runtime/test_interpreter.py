@@ -85,3 +85,26 @@ def test_runtime_is_named_with_its_version() -> None:
     runtime, version = runtime_name_and_version()
     assert runtime is Runtime.AI_EDGE_LITERT
     assert version.split(".")[0].isdigit()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(4, dtype=">f4")[np.newaxis],
+        np.arange(8, dtype=np.float32)[np.newaxis][:, :4],
+        np.repeat(np.arange(4, dtype=np.float32), 2)[np.newaxis, ::2],
+        np.frombuffer(np.arange(4, dtype=np.float32).tobytes(), np.float32)[np.newaxis],
+    ],
+    ids=["other byte order", "part of a row", "every second number", "read-only"],
+)
+def test_interpreter_input_in_any_memory_layout_is_read_as_its_numbers(array: np.ndarray) -> None:
+    model = dense_classifier(np.eye(4, dtype=np.float32), np.zeros(4, np.float32), softmax=False)
+    (answer,) = LiteRtInterpreter(model, threads=1).run([array])
+    np.testing.assert_array_equal(answer, [[0, 1, 2, 3]])
+
+
+def test_interpreter_fortran_order_is_read_as_its_numbers() -> None:
+    model = dense_classifier(np.eye(4, dtype=np.float32), np.zeros(4, np.float32), softmax=False)
+    items = np.arange(8, dtype=np.float32).reshape(2, 4)
+    (answer,) = LiteRtInterpreter(model, threads=1).run([np.asfortranarray(items)])
+    np.testing.assert_array_equal(answer, items)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.errors import InvalidInputError, PipelineError
+from shared.errors import InvalidInputError, ModelFailedError, PipelineError
 from shared.pipeline import (
     MODEL_ONLY,
     ColourMode,
@@ -196,9 +196,89 @@ def test_decode_image_of_claimed_gigabytes_is_refused_before_decoding() -> None:
         ops.decode_image(claimed, ColourMode.RGB, None)
 
 
-def test_decode_image_of_sixteen_bits_is_refused() -> None:
+def png(width: int, height: int, *, bits: int, kind: int, rows: bytes, extra: bytes = b"") -> bytes:
+    """A PNG by hand; `kind` is 0 grey, 2 RGB, 4 grey with alpha, 6 RGB with alpha."""
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + extra
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_decode_image_of_sixteen_bits_is_refused_whatever_its_channels(kind: int, channels: int) -> None:
+    content = png(2, 2, bits=16, kind=kind, rows=(b"\0" + b"\x12\x34" * 2 * channels) * 2)
     with pytest.raises(PipelineError, match="8 bits"):
-        ops.decode_image(encoded(np.zeros((4, 4), np.uint16)), ColourMode.GREY, None)
+        ops.decode_image(content, ColourMode.RGB, None)
+
+
+@pytest.mark.parametrize("name", [b"zTXt", b"iCCP"])
+def test_decode_image_with_a_bomb_in_its_notes_is_refused(name: bytes) -> None:
+    bomb = chunk(name, b"a\0\0" + zlib.compress(bytes(8 * 2**20)))
+    with pytest.raises(PipelineError, match="not a readable JPEG or PNG"):
+        ops.decode_image(png(2, 2, bits=8, kind=0, rows=b"\0\1\1" * 2, extra=bomb), ColourMode.GREY, None)
+
+
+def test_decode_image_of_no_width_is_refused() -> None:
+    with pytest.raises(PipelineError, match="not a readable JPEG or PNG"):
+        ops.decode_image(png(0, 2, bits=8, kind=0, rows=b""), ColourMode.GREY, None)
+
+
+def test_decode_image_jpeg_of_four_inks_becomes_the_colours_it_shows() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (200, 30, 30)).convert("CMYK").save(buffer, "JPEG", quality=95)
+    pixels = ops.decode_image(buffer.getvalue(), ColourMode.RGB, None)
+    assert np.abs(pixels.reshape(-1, 3).mean(axis=0) - (200, 30, 30)).max() < 8
+
+
+def test_decode_image_turned_by_exif_stays_as_stored() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.new("RGB", (12, 4)).save(buffer, "JPEG", exif=exif)
+    assert ops.decode_image(buffer.getvalue(), ColourMode.RGB, None).shape == (4, 12, 3)
+
+
+def test_decode_image_of_several_pictures_takes_the_first() -> None:
+    buffer = io.BytesIO()
+    first, second = Image.new("L", (4, 4), 10), Image.new("L", (4, 4), 200)
+    first.save(buffer, "PNG", save_all=True, append_images=[second])
+    assert ops.decode_image(buffer.getvalue(), ColourMode.GREY, None).max() == 10
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e39, -1e300])
+@pytest.mark.parametrize("spec", [MODEL_ONLY, PipelineSpec(steps=(Normalise(scale=2.0), RunModel()))])
+def test_pipeline_item_that_is_no_number_is_the_callers_fault_not_the_models(spec: PipelineSpec, value: float) -> None:
+    item = np.array([1.0, value, 0.0])
+    with pytest.raises(PipelineError, match="the item holds NaN, infinity") as caught:
+        compiled(spec, one_hot_classifier(3)).from_array(item)
+    assert not isinstance(caught.value, ModelFailedError)
+
+
+def test_pipeline_item_over_the_range_after_scaling_is_the_callers_fault() -> None:
+    spec = PipelineSpec(steps=(Normalise(scale=1e30), RunModel()))
+    with pytest.raises(PipelineError, match="beyond float32"):
+        compiled(spec, one_hot_classifier(3)).from_array(np.full(3, 1e9))
+
+
+def test_pipeline_infinite_logits_of_the_model_are_the_models_fault() -> None:
+    model = dense_classifier(np.full((3, 3), 3e38, np.float32), np.zeros(3, np.float32), softmax=False)
+    pipeline = compiled(PipelineSpec(steps=(RunModel(), Softmax())), model)
+    with pytest.raises(ModelFailedError, match="NaN or infinity"):
+        pipeline.from_array(np.full(3, 100, np.uint8))
+
+
+@pytest.mark.parametrize("item", [np.array(["a"]), np.array([1j]), np.array([None])])
+def test_normalise_of_what_is_no_number_is_refused(item: Tensor) -> None:
+    with pytest.raises(PipelineError, match="normalise takes numbers"):
+        ops.normalise(item, Normalise())
 
 
 @pytest.mark.parametrize(

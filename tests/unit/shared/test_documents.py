@@ -55,6 +55,9 @@ def test_pipeline_with_every_step_in_order_is_accepted() -> None:
         ((RunModel(), TopLabels(count=0)), ("a",), "at least 1"),
         ((ResizeImage(height=0, width=8), RunModel()), (), "1..8192"),
         ((ResizeImage(height=8, width=9000), RunModel()), (), "1..8192"),
+        ((Normalise(scale=float("nan")), RunModel()), (), "must be finite"),
+        ((Normalise(offset=float("inf")), RunModel()), (), "must be finite"),
+        ((Normalise(scale=0), RunModel()), (), "scale is 0"),
     ],
 )
 def test_pipeline_that_could_not_run_is_refused(steps: tuple[Step, ...], labels: tuple[str, ...], problem: str) -> None:
