@@ -44,7 +44,7 @@ class Hammer:
                 self.went_well += 1
             except RetryableError:
                 self.told_to_retry += 1
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
