@@ -47,4 +47,4 @@ def root(
 
 def main() -> None:
     """Run the command line."""
-    app()
+    app(prog_name="litefleet")

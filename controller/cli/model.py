@@ -19,6 +19,7 @@ from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import ProgressColumn
 
     from controller.client import Client
     from controller.views import ArtifactView
@@ -62,9 +63,7 @@ def push(
     spec = _read_pipeline(pipeline_file)
 
     async def work(api: Client) -> ReleaseView:
-        with Progress(
-            TextColumn("{task.description}"), BarColumn(), DownloadColumn(), console=ERR, transient=True
-        ) as bar:
+        with _progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn()) as bar:
             digests = [await _upload(api, bar, path) for path in (file, calibration, evaluation)]
         return await push_release(
             api, name=name, file=file, digests=digests, spec=spec, max_drop=max_drop, timeout_s=timeout_s
@@ -124,12 +123,14 @@ async def _upload(api: Client, bar: Progress, path: Path) -> Sha256:
 async def _converted(api: Client, conversion: ConversionView, timeout_s: float) -> ConversionView:
     try:
         async with asyncio.timeout(timeout_s):
-            with Progress(TextColumn("convert: {task.description}"), BarColumn(), console=ERR, transient=True) as bar:
+            with _progress(TextColumn("convert: {task.description}"), BarColumn()) as bar:
                 task = bar.add_task(conversion.step, total=1.0)
                 while conversion.state in {"queued", "running"}:
                     await asyncio.sleep(_POLL_S)
-                    conversion = await api.conversion(conversion.conversion_id)
+                    before, conversion = conversion.step, await api.conversion(conversion.conversion_id)
                     bar.update(task, completed=conversion.fraction, description=conversion.step or conversion.state)
+                    if conversion.step != before and not ERR.is_terminal:
+                        ERR.print(f"convert: {conversion.step}")
                 return conversion
     except TimeoutError:
         fail(
@@ -138,6 +139,11 @@ async def _converted(api: Client, conversion: ConversionView, timeout_s: float) 
             reason="timeout",
             code=EXIT_TIMEOUT,
         )
+
+
+def _progress(*columns: ProgressColumn) -> Progress:
+    """Return a bar on stderr that is gone when it is full; in a log there is none."""
+    return Progress(*columns, console=ERR, transient=True, disable=not ERR.is_terminal)
 
 
 def _read_pipeline(path: Path | None) -> pipeline.PipelineSpec:

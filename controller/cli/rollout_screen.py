@@ -152,14 +152,18 @@ def _status(share: AssignmentView) -> Text:
 
 def one_sentence(rollout: RolloutView, open_shares: Sequence[AssignmentView]) -> Text:
     """Answer "why is it not moving?": the controller's reason, and what devices at work on it are doing."""
+    why = rollout.explanation or rollout.reason
+    said = Text(why) if why.startswith(rollout.state) else Text.assemble(word(rollout.state), f": {why}")
     doing = "; ".join(_doing(share) for share in open_shares)
-    said = Text.assemble(word(rollout.state), f": {rollout.explanation or rollout.reason}")
     return said.append(f"; {doing}") if doing else said
 
 
 def _doing(share: AssignmentView) -> str:
-    doing = f" is in {share.phase}" if share.phase else f" is {share.status}"
-    return share.device_id + doing + (f" ({share.reason})" if share.reason else "")
+    doing = f"{share.device_id} is in {share.phase}" if share.phase else f"{share.device_id} is {share.status}"
+    if share.phase == "shadow":
+        compared = counted(share.pairs, "request") if share.pairs else "no request"
+        doing += f" and has compared {compared} yet"
+    return doing + (f" ({share.reason})" if share.reason else "")
 
 
 def release_of(rollout: RolloutView, names: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import sys
 import tempfile
@@ -11,8 +12,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from controller.cli.output import counted
 from controller.demo.attacks import forge_desired, tampered
+from controller.demo.broker_kind import BrokerKind
 from controller.demo.claims import Claims, broken, summary
+from controller.demo.load import read_samples
 from controller.demo.processes import ProgramFailedError, Programs
 from controller.demo.school import School
 from controller.demo.screen import Screen
@@ -27,9 +31,11 @@ if TYPE_CHECKING:
 
 _LOAD_REQUESTS = 500
 _LOAD_TIMEOUT_S = 120.0
+_LONG_DIGEST = re.compile(r"[0-9a-f]{64}")
+_SHOWN_DIGITS = 12
 
 
-async def run_demo(*, devices: int, keep: bool, ci: bool) -> int:
+async def run_demo(*, devices: int, keep: bool, ci: bool, broker: BrokerKind = BrokerKind.AUTO) -> int:
     """Run the demo and return the exit code: 0 when every claim held."""
     screen = Screen(SystemClock())
     folder = Path(tempfile.mkdtemp(prefix="litefleet-demo-"))
@@ -38,7 +44,7 @@ async def run_demo(*, devices: int, keep: bool, ci: bool) -> int:
     programs = Programs(folder)
     claims: Claims | None = None
     try:
-        world, claims = await _play(folder, programs, devices, screen)
+        world, claims = await _play(folder, programs, devices, screen, broker)
         problem = broken(claims, devices=devices)
         screen.show(summary(claims))
         if keep and not problem:
@@ -58,12 +64,14 @@ async def run_demo(*, devices: int, keep: bool, ci: bool) -> int:
     return 1 if problem else 0
 
 
-async def _play(folder: Path, programs: Programs, devices: int, screen: Screen) -> tuple[World, Claims]:
+async def _play(
+    folder: Path, programs: Programs, devices: int, screen: Screen, broker: BrokerKind
+) -> tuple[World, Claims]:
     clock = SystemClock()
     async with asyncio.TaskGroup() as tasks:
         school = School(programs, folder)
         tasks.create_task(school.train_all())
-        world = await build(folder, programs, devices=devices, screen=screen)
+        world = await build(folder, programs, devices=devices, screen=screen, broker=broker)
         async with world.client() as api:
             return world, await _tell(Story(world=world, api=api, screen=screen, clock=clock), school)
 
@@ -144,7 +152,10 @@ async def _tampered(story: Story, wrong: ReleaseView) -> bool:
     with tampered(next((story.world.controller_state / "blobs").rglob(artifact.sha256))):
         altered = await story.roll_out(wrong)
     reasons = [a.reason for a in altered.assignments if a.reason]
-    screen.done(f"refused: {reasons[0] if reasons else 'no reason reported'}")
+    said = (
+        _LONG_DIGEST.sub(lambda found: f"{found[0][:_SHOWN_DIGITS]}…", reasons[0]) if reasons else "no reason reported"
+    )
+    screen.done(f"refused: {said}")
     return not altered.exposed() and any(reason.startswith("digest_mismatch") for reason in reasons)
 
 
@@ -156,7 +167,9 @@ async def _wrong(story: Story, wrong: ReleaseView) -> tuple[Episode, float]:
     for share in bad.assignments:
         if share.activated:
             screen.done(f"{share.device_id} found out by itself: {share.reason}")
-    screen.done(f"{len(bad.exposed())} device(s) held it beside the model that answered, for {reverted_s:.1f} s")
+    screen.done(
+        f"{counted(len(bad.exposed()), 'device')} held it beside the model that answered, for {reverted_s:.1f} s"
+    )
     return bad, reverted_s
 
 
@@ -197,12 +210,19 @@ def _deployed(artifacts: list[ArtifactView]) -> ArtifactView:
 
 async def _stay(world: World, screen: Screen) -> None:
     screen.title("Still running; next commands (Ctrl-C ends it)")
+    picture = world.folder / "digit.png"
+    picture.write_bytes(read_samples(world.folder / "models" / "v1" / "client.npz")[0].png)
+    here = Path(sys.executable).parent
     screen.show(
-        f"  export LITEFLEET_URL={world.api_url} LITEFLEET_TOKEN_FILE={world.token_file}",
+        *([] if shutil.which("litefleet") else [f"  export PATH={here}:$PATH"]),
+        f"  export LITEFLEET_URL={world.api_url}",
+        f"  export LITEFLEET_TOKEN_FILE={world.token_file}",
         "  litefleet device ls",
-        "  litefleet rollout ls",
         f"  litefleet device show {world.agents[0].name}",
-        f"  curl {world.agents[0].url}/v2/models/digits",
+        "  litefleet rollout ls                     # then: litefleet rollout explain ROLLOUT",
+        "  litefleet rollout start digits/1 --cohort site=north --dry-run",
+        f"  curl --data-binary @{picture} -H 'Content-Type: image/png' \\",
+        f"       {world.agents[0].url}/v2/models/digits/classify",
     )
     try:
         while True:

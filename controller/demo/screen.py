@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from controller.cli.rollout_screen import waves_table
@@ -33,19 +34,19 @@ class Screen:
 
     def step(self, text: str) -> None:
         """Say what is being done."""
-        self._console.print(f"{self._elapsed()} [dim]…[/dim] {text}")
+        self._line(Text("…", style="dim"), text)
 
     def done(self, text: str) -> None:
         """Say what was achieved."""
-        self._console.print(f"{self._elapsed()} [green]✓[/green] {text}")
+        self._line(Text("✓", style="green"), text)
 
     def verdict(self, text: str) -> None:
         """Show a decision of the controller."""
-        self._console.print(f"{self._elapsed()} [cyan]▸[/cyan] {text}", soft_wrap=True)
+        self._line(Text("▸", style="cyan"), text)
 
     def warn(self, text: str) -> None:
         """Say what is not as it should be in earnest use."""
-        self._console.print(f"{self._elapsed()} [yellow]![/yellow] {text}", soft_wrap=True)
+        self._line(Text("!", style="yellow"), text)
 
     def show(self, *renderables: RenderableType) -> None:
         """Print tables and text as they are."""
@@ -68,5 +69,15 @@ class Screen:
             self._live.stop()
             self._live = None
 
-    def _elapsed(self) -> str:
-        return f"[dim]{self._clock.monotonic() - self._started:5.1f} s[/dim]"
+    def _line(self, sign: Text, text: str) -> None:
+        elapsed = Text(f"{self._clock.monotonic() - self._started:5.1f} s", style="dim")
+        if not self._console.is_terminal:  # a log is read in windows of any width, and searched by line
+            self._console.print(Text.assemble(elapsed, " ", sign, " ", text), soft_wrap=True)
+            return
+        # Three columns, so that what does not fit a line goes on below its own beginning.
+        line = Table.grid(padding=(0, 1, 0, 0))
+        line.add_column(no_wrap=True)
+        line.add_column(no_wrap=True)
+        line.add_column(overflow="fold")
+        line.add_row(elapsed, sign, Text(text))
+        self._console.print(line)

@@ -14,6 +14,7 @@ import msgspec
 
 from controller.client import Client
 from controller.demo.broker import Broker, start_broker
+from controller.demo.broker_kind import BrokerKind
 from controller.demo.processes import Programs, free_ports, python_module
 from controller.toml import write_settings
 from shared.errors import UnreachableError
@@ -61,7 +62,9 @@ class World:
         return Client(self.api_url, self.token_file.read_text(encoding="ascii").strip())
 
 
-async def build(folder: Path, programs: Programs, *, devices: int, screen: Screen) -> World:
+async def build(
+    folder: Path, programs: Programs, *, devices: int, screen: Screen, broker: BrokerKind = BrokerKind.AUTO
+) -> World:
     """Start controller, broker and agents, and wait until every device is enrolled and seen."""
     state = folder / "controller"
     api_port, device_port, broker_port, *agent_ports = free_ports(3 + devices)
@@ -78,7 +81,7 @@ async def build(folder: Path, programs: Programs, *, devices: int, screen: Scree
             "tick_s": 0.2,
         },
     )
-    broker = await start_broker(programs, state, port=broker_port, screen=screen)
+    running_broker = await start_broker(programs, state, port=broker_port, screen=screen, kind=broker)
     await programs.start("controller", *python_module("controller", "--config", str(config)))
     url = f"http://127.0.0.1:{api_port}"
     await _wait_http(programs, f"{url}/healthz")
@@ -86,7 +89,7 @@ async def build(folder: Path, programs: Programs, *, devices: int, screen: Scree
     world = World(
         folder=folder,
         programs=programs,
-        broker=broker,
+        broker=running_broker,
         api_url=url,
         token_file=state / "operator-token",
         agents=[_agent(folder, index, port) for index, port in enumerate(agent_ports)],
