@@ -18,7 +18,8 @@ from agent.core.events import DesiredReceived, DesiredRefused, PulseReceived, Tr
 from agent.delivery import repository
 from agent.delivery.durable import write_whole
 from agent.delivery.repository import DirectorTrust
-from shared.errors import LitefleetError, RetryableError, UnsealError, UntrustedError
+from shared.decoding import MALFORMED
+from shared.errors import LitefleetError, RetryableError, StorageFullError, UnsealError, UntrustedError
 from shared.signing import unseal
 from shared.wire import DESIRED_TYPE, PULSE_TYPE
 
@@ -55,7 +56,7 @@ class Documents:
         self._cache, self._clock, self._emit = cache, clock, emit
         self._turn = asyncio.Lock()
         self._asked_at: float | None = None
-        self._director = _read_cache(cache)
+        self._director = _read_cache(cache, installation_id)
 
     async def verified(self, targets: list[str]) -> VerifiedTargets:
         """Bring the repository's metadata up to date and look up targets; the director's keys come with every answer.
@@ -74,9 +75,18 @@ class Documents:
             raise UntrustedError(f"untrusted: the repository is of installation {found.director.installation_id}")
         if found.director != self._director:
             self._director = found.director
-            await asyncio.to_thread(write_whole, self._cache, msgspec.json.encode(found.director))
-        await self._emit(TrustRefreshed(at=self._clock.now(), expires_at=found.director.expires_at))
+            await self._keep(found.director)
+        # The soonest of all expiries, and so the least that a stolen director key can move the device's sense of time.
+        expires_at = min(found.fresh_until, found.director.expires_at)
+        await self._emit(TrustRefreshed(at=self._clock.now(), expires_at=expires_at))
         return found
+
+    async def _keep(self, director: DirectorTrust) -> None:
+        try:
+            await asyncio.to_thread(write_whole, self._cache, msgspec.json.encode(director))
+        except (StorageFullError, OSError) as exc:
+            # The keys are good all the same; only the next life of control will have to ask for them.
+            _log.warning("director_keys_not_kept", error=str(exc))
 
     async def take_desired(self, sealed: bytes) -> None:
         """Open a sealed Desired and hand it on, or why it is refused."""
@@ -99,17 +109,26 @@ class Documents:
         await self._emit(PulseReceived(at=self._clock.now(), pulse=pulse, key_id=key_id))
 
     async def request(self) -> None:
-        """Ask for keys, Pulse and Desired over HTTPS; whatever does not answer is asked again later by the core."""
-        try:
-            await self.verified([])
-            await self.take_pulse(await self._api.pulse())
-            sealed = await self._api.desired()
-        except RetryableError as exc:
-            _log.info("documents_unreachable", error=str(exc))
-            return
-        except UntrustedError as exc:
-            _log.warning("documents_refused", error=str(exc))
-            return
+        """Ask for keys, Pulse and Desired over HTTPS; whatever does not answer is asked again later by the core.
+
+        One by one: a repository that is away, or has let its metadata expire, must not keep a halt from coming.
+        """
+        for what, ask in (("keys", self._ask_keys), ("pulse", self._ask_pulse), ("desired", self._ask_desired)):
+            try:
+                await ask()
+            except RetryableError as exc:
+                _log.info("documents_unreachable", what=what, error=str(exc))
+            except UntrustedError as exc:
+                _log.warning("documents_refused", what=what, error=str(exc))
+
+    async def _ask_keys(self) -> None:
+        await self.verified([])
+
+    async def _ask_pulse(self) -> None:
+        await self.take_pulse(await self._api.pulse())
+
+    async def _ask_desired(self) -> None:
+        sealed = await self._api.desired()
         if sealed is not None:
             await self.take_desired(sealed)
 
@@ -147,9 +166,11 @@ class Documents:
         }
 
 
-def _read_cache(path: Path) -> DirectorTrust | None:
+def _read_cache(path: Path, installation_id: InstallationId) -> DirectorTrust | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=DirectorTrust)
-    except (OSError, msgspec.DecodeError):
+        director = msgspec.json.decode(path.read_bytes(), type=DirectorTrust)
+    except (OSError, *MALFORMED):
         # Not there yet, or damaged: the repository is asked at the first sealed document.
         return None
+    # A device that enrolled anew must not go on believing the director of the installation that it left.
+    return director if director.installation_id == installation_id else None

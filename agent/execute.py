@@ -162,9 +162,10 @@ class Executor:
     # --- releases ---
 
     def _begin_fetch(self, command: FetchRelease) -> None:
+        # Those that ended are let go, or there would be one for every release of the device's life.
+        self._fetches = {key: task for key, task in self._fetches.items() if not task.done()}
         key = (command.model, command.release.release_id)
-        running = self._fetches.get(key)
-        if running is None or running.done():
+        if key not in self._fetches:
             self._fetches[key] = self._start(self._fetch(command))
 
     def _cancel_fetch(self, model: ModelName, release_id: ReleaseId) -> None:

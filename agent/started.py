@@ -15,7 +15,7 @@ from agent.core.state import Phase
 from agent.delivery.slots import MANIFEST
 from shared import manifest as manifests
 from shared.decoding import MALFORMED
-from shared.errors import UntrustedError
+from shared.errors import InvalidIdError, UntrustedError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -71,14 +71,15 @@ def _recovered(boot: BootFile, slots: Slots) -> tuple[Slot, ...]:
 
 
 def _recovered_slot(spec: SlotSpec, slots: Slots) -> Slot | None:
-    problem = slots.verify(spec.release_id, spec.manifest_sha256, spec.artifact_sha256)
-    if problem:
-        _log.warning("release_not_recovered", release_id=spec.release_id, problem=problem)
-        return None
-    data = (slots.path(spec.release_id) / MANIFEST).read_bytes()
     try:
+        problem = slots.verify(spec.release_id, spec.manifest_sha256, spec.artifact_sha256)
+        if problem:
+            _log.warning("release_not_recovered", release_id=spec.release_id, problem=problem)
+            return None
+        data = (slots.path(spec.release_id) / MANIFEST).read_bytes()
         return slot_from_boot(spec, manifests.decode(data), manifest_length_bytes=len(data))
-    except UntrustedError as exc:
+    except (InvalidIdError, UntrustedError) as exc:
+        # A boot file may rot in such a way that it still reads as one.
         _log.warning("release_not_recovered", release_id=spec.release_id, problem=str(exc))
         return None
 

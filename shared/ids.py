@@ -32,13 +32,18 @@ _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+def is_slug(text: str) -> bool:
+    """Tell whether `text` is a slug; see `slug`."""
+    return _SLUG.fullmatch(text) is not None
+
+
 def slug(text: str, *, field: str) -> str:
     """Return `text` if it is a slug: 1..63 of a-z 0-9 -, so that no `+ # / $ ..` can reach a topic or a path.
 
     Raises:
         InvalidIdError: names the field and the rule.
     """
-    if not _SLUG.fullmatch(text):
+    if not is_slug(text):
         raise InvalidIdError(field=field, value=text, rule="1 to 63 of a-z, 0-9 and -, not starting or ending with -")
     return text
 

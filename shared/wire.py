@@ -31,6 +31,8 @@ from shared.sketches import Sketch
 SCHEMA_VERSION = 1
 DESIRED_TYPE = "application/vnd.litefleet.desired+json"
 PULSE_TYPE = "application/vnd.litefleet.pulse+json"
+LONGEST_WAIT_S = 366 * 86_400.0
+"""A year: nobody means to wait longer, and a time beyond the calendar could be neither computed nor stored."""
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 """A time with its zone: one without cannot be compared with a clock, so it must not get as far as somebody trying."""
@@ -90,9 +92,9 @@ class ProbationPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Margin on the median of candidate time / stable time."""
     alpha: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05
     """Chance (0..1) of a wrong device verdict, over all looks together."""
-    probation_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
+    probation_s: Annotated[float, msgspec.Meta(ge=0, le=LONGEST_WAIT_S)] = 10.0
     """How long the candidate answers, watched, after the comparison passed (or, on a first release, at all)."""
-    deadline_s: Annotated[float, msgspec.Meta(ge=0)] = 900.0
+    deadline_s: Annotated[float, msgspec.Meta(ge=0, le=LONGEST_WAIT_S)] = 900.0
     """After this long in shadow without a verdict the device says `inconclusive` and keeps stable serving."""
 
 

@@ -28,8 +28,7 @@ def take_desired(draft: Draft, event: DesiredReceived) -> None:
     try:
         order = trust.check_desired(desired, known)
     except UntrustedError as exc:
-        draft.state = replace(state, desired_refused=str(exc))
-        draft.say(f"desired refused ({exc})")
+        refuse_desired(draft, str(exc))
         return
     proven = trust.proven_time(desired.issued_at, verified_at=state.verified_at, trusted_until=state.trusted_until)
     draft.state = replace(state, verified_at=proven, desired_refused="")
@@ -41,6 +40,14 @@ def take_desired(draft: Draft, event: DesiredReceived) -> None:
     raised = replace(floor, epoch=desired.epoch, generation=desired.generation)
     draft.state = replace(draft.state, floors=trust.with_floor(state.floors, raised), desired_key=event.key_id)
     _follow(draft, desired)
+
+
+def refuse_desired(draft: Draft, reason: str) -> None:
+    """Go on as before, and tell why."""
+    # The same refusal again changes nothing: a broker that repeats a forgery must not wear out the flash.
+    if reason != draft.state.desired_refused:
+        draft.state = replace(draft.state, desired_refused=reason)
+    draft.say(f"desired refused ({reason})")
 
 
 def _follow(draft: Draft, desired: Desired) -> None:

@@ -45,6 +45,9 @@ _OUTCOMES_UNACKED = 128
 _OUTCOMES_KEPT = 32
 """Acknowledged ends remembered, so that a Desired that names an old assignment again is not tried again."""
 
+_CLOCK_STEP_S = 60.0
+"""A clock that is set back further than this was not merely corrected."""
+
 _BACKWARDS = frozenset({Signal.DAMAGED, Signal.STABLE_LOST})
 _HALTED = "halted"
 HALT_SIGNALS = {HaltMode.STOP: Signal.HALT_STOP, HaltMode.REVERT: Signal.HALT_REVERT}
@@ -237,6 +240,9 @@ def pulse_problem(state: AgentState, at: datetime) -> str:
     if pulse is None or received_at is None:
         return "no_pulse"
     if state.desired is not None and pulse.epoch < state.desired.epoch:
+        return "stale_pulse"
+    if (received_at - at).total_seconds() > _CLOCK_STEP_S:
+        # The clock went back behind the Pulse's arrival: how old it is, nobody knows any more.
         return "stale_pulse"
     age_s = max((now_of(state, at) - pulse.issued_at).total_seconds(), (at - received_at).total_seconds())
     return "stale_pulse" if age_s > state.settings.pulse_max_age_s else ""

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from agent.core.commands import ApplyPlan, Decision, Draft, FetchRelease, RequestDocuments, RequestStats
 from agent.core.consequences import derive
-from agent.core.documents import take_desired, take_pulse
+from agent.core.documents import refuse_desired, take_desired, take_pulse
 from agent.core.events import (
     DesiredReceived,
     DesiredRefused,
@@ -70,8 +70,7 @@ def _take(draft: Draft, event: Event) -> None:  # noqa: C901 - one branch an eve
         case DesiredReceived():
             take_desired(draft, event)
         case DesiredRefused(reason=reason):
-            draft.state = replace(draft.state, desired_refused=reason)
-            draft.say(f"desired refused ({reason})")
+            refuse_desired(draft, reason)
         case PulseReceived():
             take_pulse(draft, event)
         case TrustRefreshed(expires_at=expires_at):

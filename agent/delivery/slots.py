@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from agent.delivery.durable import room_for, sha256_of, sync_file, sync_folder
 from shared.errors import NotFoundError
-from shared.ids import ReleaseId, slug
+from shared.ids import ReleaseId, is_slug, slug
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -85,16 +85,17 @@ class Slots:
         self._discard(self._staged(release_id))
 
     def list(self) -> tuple[ReleaseId, ...]:
-        """Return the committed releases, oldest id first."""
-        return tuple(ReleaseId(name) for name in self._names() if not name.startswith("."))
+        """Return the committed releases, oldest id first; what no release could be named (`lost+found`) is not ours."""
+        return tuple(ReleaseId(name) for name in self._names() if is_slug(name))
 
     def sweep(self, wanted: Collection[ReleaseId]) -> tuple[str, ...]:
         """Remove what a cut left behind, and every staged folder that is not of `wanted`; return the names removed."""
         kept = {f"{_STAGED}{release_id}" for release_id in wanted}
         leftovers = tuple(name for name in self._names() if name.startswith((_STAGED, _TRASH)) and name not in kept)
         for name in leftovers:
-            shutil.rmtree(self._folder / name)
-        return leftovers
+            # A disk that lets nothing be removed must not keep control from starting.
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+        return tuple(name for name in leftovers if not (self._folder / name).exists())
 
     def _staged(self, release_id: ReleaseId) -> Path:
         return self._folder / f"{_STAGED}{slug(release_id, field='release')}"

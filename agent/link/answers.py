@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -74,4 +75,5 @@ def retry_after_s(response: aiohttp.ClientResponse) -> float:
     except ValueError:
         # The other form is a date, and a device may have no clock to compare it with.
         return _DEFAULT_RETRY_AFTER_S
-    return min(max(asked_s, 0.0), _MAX_RETRY_AFTER_S)
+    # Of what is no number, `min` and `max` would make no number either.
+    return _DEFAULT_RETRY_AFTER_S if math.isnan(asked_s) else min(max(asked_s, 0.0), _MAX_RETRY_AFTER_S)

@@ -303,6 +303,26 @@ def test_device_whose_clock_stands_in_1970_learns_the_time_and_activates() -> No
     assert bench.route.shadow == "v2"
 
 
+def test_clock_set_back_behind_the_pulses_arrival_makes_it_stale() -> None:
+    bench = started()
+    bench.pulse()
+    bench.at -= timedelta(hours=1)
+    bench.desire(release("v2"))
+    bench.stage("v2")
+    assert bench.model.phase is Phase.STAGED
+    bench.at += timedelta(minutes=59, seconds=30)
+    bench.wait(0)
+    assert bench.model.phase is Phase.SHADOW
+
+
+def test_attack_forgery_repeated_changes_nothing_twice() -> None:
+    bench = started()
+    for at in (bench.at, bench.at + timedelta(seconds=1)):
+        before = bench.state
+        bench.feed(ev.DesiredRefused(at=at, reason="unseal_failed: no signature by a trusted key"))
+    assert bench.state is before
+
+
 def test_device_whose_clock_stands_still_finds_its_pulse_stale_all_the_same() -> None:
     bench = started()
     bench.feed(ev.TrustRefreshed(at=bench.at, expires_at=NOON + timedelta(days=900)))

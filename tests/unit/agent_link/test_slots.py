@@ -37,6 +37,14 @@ def test_release_staged_is_not_listed_until_committed(slots: Slots) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [MANIFEST, MODEL]
 
 
+def test_folder_that_is_no_release_is_left_alone(slots: Slots) -> None:
+    folder = commit(slots, ONE)
+    (folder.parent / "lost+found").mkdir()
+    assert slots.list() == (ONE,)
+    assert slots.sweep(()) == ()
+    assert (folder.parent / "lost+found").is_dir()
+
+
 def test_release_half_staged_is_not_committed(slots: Slots) -> None:
     (slots.stage(ONE) / MANIFEST).write_bytes(b"{}")
     with pytest.raises(NotFoundError, match=MODEL):
