@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from controller.rollouts.core.invariants import InvariantError
 from shared.errors import RetryableError
 
 if TYPE_CHECKING:
@@ -25,10 +24,6 @@ DEVICES_PER_S = 500.0
 PAGE = 500
 IDLE_S = 1.0
 """A look without having been woken: another consumer of the outbox may have cleared the event."""
-
-
-BROKEN_S = 10.0
-"""Between two looks at a step that would break an invariant."""
 
 
 class TokenBucket:
@@ -76,11 +71,6 @@ class Dispatch:
             except RetryableError as exc:
                 log.warning("dispatch_delayed", reason=exc.reason, retry_after_s=exc.retry_after_s)
                 await asyncio.sleep(exc.retry_after_s)
-                continue
-            except InvariantError as exc:
-                # Nothing of the step was stored: the rollout stands still, and says so here until somebody looks.
-                log.critical("rollout_invariant_broken", broken=exc.broken)
-                await asyncio.sleep(BROKEN_S)
                 continue
             try:
                 async with asyncio.timeout(IDLE_S):

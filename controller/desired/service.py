@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from controller.desired import store
-from controller.desired.core.compose import Wishes, apply, compose
+from controller.desired.core.compose import Wishes, apply, compose, too_large
 from controller.desired.core.document import Document, Standing, standing
 from controller.facts import DesiredFacts
 from shared.ids import Epoch, Generation, ReleaseId
@@ -62,19 +62,25 @@ class DesiredService:
         self.changed = asyncio.Event()
         self.changed.set()
 
-    async def set_releases(self, uow: UnitOfWork, intents: Sequence[SetRelease]) -> None:
+    async def set_releases(self, uow: UnitOfWork, intents: Sequence[SetRelease]) -> dict[DeviceId, str]:
         """Take over intents, in their order; a device whose body thereby differs gets its next generation.
 
+        Returns:
+            Devices whose document would be too large to send, with the size: they keep what was desired before.
+
         Raises:
-            ValueError: an intent that names a release without a file of it, or a document too large to send.
+            ValueError: an intent that names a release without a file of it.
         """
         by_device: defaultdict[DeviceId, list[SetRelease]] = defaultdict(list)
         for intent in intents:
             by_device[intent.device_id].append(intent)
         before = await store.wishes(uow.session, list(by_device))
-        after = {device: apply(before[device], wanted) for device, wanted in by_device.items()}
+        wanted = {device: apply(before[device], asked) for device, asked in by_device.items()}
+        refused = {device: why for device, wished in wanted.items() if (why := too_large(compose(wished)))}
+        after = {device: wished for device, wished in wanted.items() if device not in refused}
         await store.write_wishes(uow.session, before, after)
         await self._write_documents(uow, after)
+        return refused
 
     async def current(
         self, uow: UnitOfWork, ids: Sequence[DeviceId], model: ModelName

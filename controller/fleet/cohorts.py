@@ -24,26 +24,22 @@ class Cohorts:
         Raises:
             InvalidInputError: says what is wrong, and which keys are known.
         """
-        await self._parsed(uow, query)
+        language.check_keys(language.parse(query), await store.label_keys(uow.session))
 
     async def iterate(self, uow: UnitOfWork, query: str, after: DeviceId | None, limit: int) -> list[DeviceFacts]:
         """Return up to `limit` devices of the cohort that follow `after`, ordered by id.
 
+        A label that no device has any more chooses nobody: a rollout under way must be able to find its cohort empty.
+
         Raises:
-            InvalidInputError: as `check`.
+            InvalidInputError: the query cannot be read.
         """
-        parsed = await self._parsed(uow, query)
-        ids = await store.chosen(uow.session, parsed, after=after or "", limit=limit)
+        ids = await store.chosen(uow.session, language.parse(query), after=after or "", limit=limit)
         return await store.facts(uow.session, ids)
 
     async def facts(self, uow: UnitOfWork, ids: Sequence[DeviceId]) -> dict[DeviceId, DeviceFacts]:
         """Return facts of devices; unknown and removed ones are absent."""
         return {fact.device_id: fact for fact in await store.facts(uow.session, ids)}
-
-    async def _parsed(self, uow: UnitOfWork, query: str) -> language.CohortQuery:
-        parsed = language.parse(query)
-        language.check_keys(parsed, await store.label_keys(uow.session))
-        return parsed
 
 
 class Identities:

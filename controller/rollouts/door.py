@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+import structlog
+
 from controller.rollouts import store
-from controller.rollouts.core.invariants import check_step
+from controller.rollouts.core.invariants import InvariantError, check_step
 from controller.rollouts.core.planner import decide, worth_telling
 from controller.rollouts.core.types import AssignmentsChanged, Decision, Event, Halt, RolloutState
 from controller.rollouts.tables import DecisionRow
-from controller.rollouts.work import WORK, take_evidence, work_of
+from controller.rollouts.work import WORK, drop_evidence, evidence_left, work_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,15 +21,20 @@ if TYPE_CHECKING:
     from controller.rollouts.ports import Pulses
     from shared.ids import RolloutId
 
+log = structlog.get_logger(__name__)
+
 
 class Door:
     """Applies events to rollouts, inside the caller's transaction."""
 
     def __init__(self, pulses: Pulses) -> None:
         self._pulses = pulses
+        self.stuck: dict[RolloutId, str] = {}
+        """Rollouts whose next step went wrong, and how. They stand still until an operator asks something of them, or a
+        restart, and hold up no other rollout."""
 
     async def apply(self, uow: UnitOfWork, rollout_id: RolloutId, events: Sequence[Event]) -> list[Decision]:
-        """Fold events into a rollout and do what follows.
+        """Fold events into a rollout and do what follows: all of it, or nothing.
 
         Raises:
             NotFoundError: there is no such rollout.
@@ -35,26 +42,45 @@ class Door:
         """
         stored = await store.load_rollout(uow, rollout_id)
         state = stored.state
-        decisions: list[Decision] = []
+        steps: list[tuple[RolloutState, Event, Decision]] = []
         for event in events:
             decision = decide(state, event)
             check_step(state, decision)
-            await self._carry_out(uow, state, event, decision)
-            decisions.append(decision)
+            steps.append((state, event, decision))
             state = decision.state
+        # Only now, with every step checked: the transaction may belong to other rollouts as well, and go on.
+        for before, event, decision in steps:
+            await self._carry_out(uow, before, event, decision)
         if state != stored.state:
             await store.save_state(uow, state)
-        return decisions
+        return [decision for _, _, decision in steps]
+
+    async def step(self, uow: UnitOfWork, rollout_id: RolloutId, event: Event) -> bool:
+        """Apply an event that nobody waits for, and say whether that was possible; else the rollout is stuck."""
+        return rollout_id not in self.stuck and await self._apply_or_stick(uow, rollout_id, [event])
 
     async def count_evidence(self, uow: UnitOfWork) -> int:
-        """Count what reports left; comes first in every transaction that moves assignments."""
-        evidence = await take_evidence(uow)
-        events: dict[RolloutId, list[Event]] = {}
-        for found in evidence:
-            events.setdefault(found.rollout_id, []).append(AssignmentsChanged(at=found.at, changes=found.changes))
-        for rollout_id, happened in events.items():
-            await self.apply(uow, rollout_id, happened)
-        return len(evidence)
+        """Count what reports left, but of stuck rollouts; comes first in every transaction that moves assignments."""
+        counted: list[int] = []
+        for rollout_id, rows in (await evidence_left(uow)).items():
+            happened = [AssignmentsChanged(at=found.at, changes=found.changes) for found in rows.values()]
+            if rollout_id not in self.stuck and await self._apply_or_stick(uow, rollout_id, happened):
+                counted += rows
+        await drop_evidence(uow, counted)
+        return len(counted)
+
+    def stick(self, rollout_id: RolloutId, error: Exception) -> None:
+        """Have a rollout stand still, and say why."""
+        self.stuck[rollout_id] = str(error)
+        log.critical("rollout_stuck", rollout_id=rollout_id, problem=str(error), remedy="abort it, and report this")
+
+    async def _apply_or_stick(self, uow: UnitOfWork, rollout_id: RolloutId, events: Sequence[Event]) -> bool:
+        try:
+            await self.apply(uow, rollout_id, events)
+        except InvariantError as error:
+            self.stick(rollout_id, error)
+            return False
+        return True
 
     async def _carry_out(self, uow: UnitOfWork, before: RolloutState, event: Event, decision: Decision) -> None:
         for command in decision.commands:

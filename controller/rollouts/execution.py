@@ -10,7 +10,13 @@ import msgspec
 
 from controller.facts import ArtifactChoice, Misfit, SetRelease
 from controller.rollouts import store
-from controller.rollouts.core.tally import IN_OTHER_ROLLOUT, NO_FITTING_ARTIFACT, NOT_ENROLLED, SUPERSEDED
+from controller.rollouts.core.tally import (
+    DESIRED_TOO_LARGE,
+    IN_OTHER_ROLLOUT,
+    NO_FITTING_ARTIFACT,
+    NOT_ENROLLED,
+    SUPERSEDED,
+)
 from controller.rollouts.core.types import (
     ENDED,
     LIVE,
@@ -28,7 +34,7 @@ from controller.rollouts.work import WORK, FindWork, OpenWork, SweepWork, Work
 from shared.wire import TERMINAL, AssignmentStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from controller.db.unit_of_work import UnitOfWork
     from controller.facts import DeviceFacts
@@ -161,8 +167,8 @@ class Execution:
                 continue
             intents.append(_intent(spec, one, choice))
             pairs.append((one, _opened(uow, spec, one, known, current.get(one.device_id))))
-        await self._desires.set_releases(uow, intents)
-        return pairs
+        unsent = await self._desires.set_releases(uow, intents)
+        return [(one, _unsent(uow, one, unsent) or after) for one, after in pairs]
 
     # --- after a halt
 
@@ -204,6 +210,12 @@ def _assigned(uow: UnitOfWork, spec: RolloutSpec, wave: int, facts: DeviceFacts)
         facts=AssignedFacts(site=facts.site, labels=facts.labels, architecture=architecture),
         changed_at=uow.clock.now(),
     )
+
+
+def _unsent(uow: UnitOfWork, one: Assignment, refused: Mapping[DeviceId, str]) -> Assignment | None:
+    if one.device_id not in refused:
+        return None
+    return _ended(uow, one, AssignmentStatus.REJECTED, f"{DESIRED_TOO_LARGE}: {refused[one.device_id]}")
 
 
 def _refusal(uow: UnitOfWork, one: Assignment, known: DeviceFacts | None) -> Assignment | None:

@@ -45,8 +45,8 @@ class Releases(Protocol):
 class Desires(Protocol):
     """The one writer of what devices should run."""
 
-    async def set_releases(self, uow: UnitOfWork, intents: list[SetRelease]) -> None:
-        """Take over intents, in this transaction."""
+    async def set_releases(self, uow: UnitOfWork, intents: list[SetRelease]) -> dict[DeviceId, str]:
+        """Take over intents, in this transaction; return devices that cannot be told so much, and why."""
         ...
 
     async def current(

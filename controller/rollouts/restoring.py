@@ -59,8 +59,8 @@ class Restorer:
             if known is not None and current.get(one.device_id) == one.release_id:
                 intent = await undo.intent(uow, spec, one, known)
                 intents += [] if intent is None else [intent]
-        await self._desires.set_releases(uow, intents)
-        restored = {intent.device_id for intent in intents}
+        refused = await self._desires.set_releases(uow, intents)
+        restored = {intent.device_id for intent in intents} - refused.keys()
         return [(one, _after(uow, one, mode, restored=one.device_id in restored)) for one in assignments]
 
 

@@ -21,7 +21,7 @@ from controller.rollouts.views import (
 )
 from shared.errors import InvalidInputError
 from shared.ids import ReleaseId, RolloutId
-from shared.wire import AssignmentStatus, HaltMode, ProbationPolicy
+from shared.wire import LONGEST_WAIT_S, AssignmentStatus, HaltMode, ProbationPolicy
 
 if TYPE_CHECKING:
     from controller.rollouts.service import RolloutService
@@ -34,10 +34,10 @@ class PolicyBody(Body):
 
     min_pairs: int = Field(default=_DEFAULT.min_pairs, ge=1, le=1_000_000)
     max_flip_rate: float = Field(default=_DEFAULT.max_flip_rate, gt=0, lt=1)
-    max_latency_ratio: float = Field(default=_DEFAULT.max_latency_ratio, gt=0)
+    max_latency_ratio: float = Field(default=_DEFAULT.max_latency_ratio, gt=0, le=1_000_000)
     alpha: float = Field(default=_DEFAULT.alpha, gt=0, lt=0.5)
-    probation_s: float = Field(default=_DEFAULT.probation_s, ge=0)
-    deadline_s: float = Field(default=_DEFAULT.deadline_s, gt=0)
+    probation_s: float = Field(default=_DEFAULT.probation_s, ge=0, le=LONGEST_WAIT_S)
+    deadline_s: float = Field(default=_DEFAULT.deadline_s, gt=0, le=LONGEST_WAIT_S)
 
 
 class RolloutBody(Body):
@@ -46,11 +46,11 @@ class RolloutBody(Body):
     release_id: str
     cohort: str = "all"
     waves: list[str] = Field(default=["1", "25%", "100%"])
-    soak_s: float = Field(default=60.0, ge=0)
+    soak_s: float = Field(default=60.0, ge=0, le=LONGEST_WAIT_S)
     on_failure: HaltMode = HaltMode.REVERT
     policy: PolicyBody = PolicyBody()
-    wave_deadline_s: float = Field(default=86_400.0, gt=0)
-    unreachable_after_s: float = Field(default=600.0, gt=0)
+    wave_deadline_s: float = Field(default=86_400.0, gt=0, le=LONGEST_WAIT_S)
+    unreachable_after_s: float = Field(default=600.0, gt=0, le=LONGEST_WAIT_S)
     override_blacklist: bool = False
 
     def request(self) -> RolloutRequest:

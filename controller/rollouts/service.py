@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from controller.rollouts import store
+from controller.rollouts.core.invariants import InvariantError
 from controller.rollouts.core.planner import draft
 from controller.rollouts.core.types import (
     CLOSING,
@@ -23,15 +24,16 @@ from controller.rollouts.evidence import accept_reports, change_of
 from controller.rollouts.execution import PAGE, Execution
 from controller.rollouts.planning import Plan, make_plan
 from controller.rollouts.spec import RolloutRequest, RolloutSpec
+from controller.rollouts.timers import PAGE as TIMERS_PAGE
 from controller.rollouts.timers import run_timers
 from controller.rollouts.work import EVIDENCE, WORK, read_work
 from shared.clock import mint_id
-from shared.errors import ConflictError
+from shared.errors import ConflictError, PermanentError
 from shared.ids import DeviceId, ReleaseId, RolloutId
 from shared.wire import AssignmentStatus, HaltMode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from controller.db.engine import Database
     from controller.db.unit_of_work import UnitOfWork
@@ -39,7 +41,10 @@ if TYPE_CHECKING:
     from controller.rollouts.spec import Assignment
     from controller.rollouts.store import Stored
     from controller.rollouts.tables import DecisionRow
+    from controller.rollouts.work import Work
 
+# A rollout has one or two pieces of work at a time: so many hold all but those that wait behind stuck ones.
+_LOOK_AHEAD = 50
 _NAMED = 5
 """Devices named in a sentence; the rest is counted."""
 
@@ -117,30 +122,27 @@ class RolloutService:
 
     async def carry_out_next(self, *, page: int = PAGE) -> int | None:
         """Carry out one page of the oldest piece of work; return the devices touched, None when nothing is left."""
-        items = await self._database.pending(WORK, 1)
-        if not items:
-            return None
-        async with self._database.unit_of_work() as uow:
-            await self._door.count_evidence(uow)
-            touched = await self._execution.carry_out(uow, read_work(items[0].payload), page=page)
-            await self._database.mark_done(uow, [items[0].item_id])
-        return touched
+        for item in await self._database.pending(WORK, _LOOK_AHEAD):
+            work = read_work(item.payload)
+            if work.rollout_id in self._door.stuck:
+                continue
+            try:
+                return await self._carry_out(item.item_id, work, page)
+            except (InvariantError, PermanentError) as error:
+                # Undone, and left on the outbox: what other rollouts have to do must not wait behind it.
+                self._door.stick(work.rollout_id, error)
+        return None
 
     async def tick(self) -> None:
         """Let time pass: timers of assignments, then deadlines and soak times of rollouts."""
-        async with self._database.unit_of_work() as uow:
-            await self._door.count_evidence(uow)
-            while await run_timers(uow, door=self._door, cohorts=self._cohorts):
-                pass
-            now = uow.clock.now()
-            for stored in await store.unfinished(uow):
-                state = stored.state
-                until = state.waiting_until
-                named: tuple[str, ...] = ()
-                if until is not None and now >= until:
-                    closing = state.status in CLOSING
-                    named = await store.waited_for(uow, state.rollout_id, closing=closing, limit=_NAMED)
-                await self._door.apply(uow, state.rollout_id, [Tick(at=now, waits_for=named)])
+        more = True
+        while more:
+            # A page of timers in one transaction, so that others may write in between.
+            async with self._database.unit_of_work() as uow:
+                await self._door.count_evidence(uow)
+                more = await run_timers(uow, door=self._door, cohorts=self._cohorts) == TIMERS_PAGE
+                if not more:
+                    await self._pass_time(uow)
 
     async def device_removed(self, uow: UnitOfWork, device_id: DeviceId) -> None:
         """Excuse a device that was removed, in the caller's transaction."""
@@ -154,10 +156,15 @@ class RolloutService:
             await store.update_assignments(uow, [gone])
             change = change_of(one, gone, stored.spec)
             if change is not None:
-                happened = AssignmentsChanged(at=uow.clock.now(), changes=(change,))
-                await self._door.apply(uow, one.rollout_id, [happened])
+                # A rollout that is stuck must not keep a device in the fleet.
+                await self._door.step(uow, one.rollout_id, AssignmentsChanged(at=uow.clock.now(), changes=(change,)))
 
     # --- readers
+
+    @property
+    def stuck(self) -> Mapping[RolloutId, str]:
+        """Rollouts that can take no step of their own, and what went wrong."""
+        return self._door.stuck
 
     async def in_use(self, uow: UnitOfWork, release_id: ReleaseId) -> str:
         """Say why a release may not be deleted; empty when rollouts do not need it."""
@@ -187,11 +194,34 @@ class RolloutService:
             await store.load_rollout(uow, rollout_id)
             return await store.decisions_page(uow, rollout_id, after, limit)
 
+    async def _carry_out(self, item_id: int, work: Work, page: int) -> int:
+        async with self._database.unit_of_work() as uow:
+            await self._door.count_evidence(uow)
+            touched = await self._execution.carry_out(uow, work, page=page)
+            await self._database.mark_done(uow, [item_id])
+        return touched
+
+    async def _pass_time(self, uow: UnitOfWork) -> None:
+        now = uow.clock.now()
+        for stored in await store.unfinished(uow):
+            state = stored.state
+            until = state.waiting_until
+            named: tuple[str, ...] = ()
+            if until is not None and now >= until:
+                closing = state.status in CLOSING
+                named = await store.waited_for(uow, state.rollout_id, closing=closing, limit=_NAMED)
+            await self._door.step(uow, state.rollout_id, Tick(at=now, waits_for=named))
+
     async def _asked(self, uow: UnitOfWork, rollout_id: RolloutId, event: Event) -> Stored:
         await self._door.count_evidence(uow)
         decisions = await self._door.apply(uow, rollout_id, [event])
+        # Somebody has looked at it: it may try again.
+        uow.after_commit(lambda: self._forgive(rollout_id))
         refusal = next((one for one in decisions if one.refused), None)
         if refusal is not None:
             raise ConflictError(kind="rollout", name=rollout_id, problem=f"stays as it is: {refusal.reason.sentence}")
         uow.audit("rollout.asked", rollout_id, {"event": type(event).__name__})
         return await store.load_rollout(uow, rollout_id)
+
+    def _forgive(self, rollout_id: RolloutId) -> None:
+        self._door.stuck.pop(rollout_id, None)

@@ -16,7 +16,7 @@ from shared.ids import DeviceId, ModelName, ReleaseId, RolloutId
 from shared.wire import AssignmentStatus, PairedCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
     from controller.db.unit_of_work import UnitOfWork
@@ -169,9 +169,11 @@ async def open_assignments(
     return await _read(uow, query.order_by(_assignments.c.rollout_id))
 
 
-async def due_assignments(uow: UnitOfWork, at: datetime, limit: int) -> list[Assignment]:
-    """Read assignments whose timer has run out."""
-    query = sa.select(_assignments).where(_assignments.c.due_at <= at)
+async def due_assignments(
+    uow: UnitOfWork, at: datetime, limit: int, *, without: Collection[RolloutId] = ()
+) -> list[Assignment]:
+    """Read assignments whose timer has run out, but of some rollouts."""
+    query = sa.select(_assignments).where(_assignments.c.due_at <= at, _assignments.c.rollout_id.not_in(list(without)))
     return await _read(uow, query.order_by(_assignments.c.due_at).limit(limit))
 
 

@@ -28,7 +28,7 @@ PAGE = 500
 async def run_timers(uow: UnitOfWork, *, door: Door, cohorts: Cohorts) -> int:
     """Look at the assignments that are due and return how many there were."""
     now = uow.clock.now()
-    due = await store.due_assignments(uow, now, PAGE)
+    due = await store.due_assignments(uow, now, PAGE, without=door.stuck)
     if not due:
         return 0
     facts = await cohorts.facts(uow, [one.device_id for one in due])
@@ -42,9 +42,9 @@ async def run_timers(uow: UnitOfWork, *, door: Door, cohorts: Cohorts) -> int:
             (one, _looked_at(one, stored.spec, facts.get(one.device_id), now) if live else replace(one, due_at=None))
             for one in assignments
         ]
-        await store.update_assignments(uow, [after for _, after in pairs])
         changes = tuple(c for before, after in pairs if (c := change_of(before, after, stored.spec)) is not None)
-        await door.apply(uow, rollout_id, [AssignmentsChanged(at=now, changes=changes)])
+        if await door.step(uow, rollout_id, AssignmentsChanged(at=now, changes=changes)):
+            await store.update_assignments(uow, [after for _, after in pairs])
     return len(due)
 
 

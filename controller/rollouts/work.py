@@ -22,10 +22,14 @@ from shared.ids import DeviceId, RolloutId
 from shared.wire import HaltMode
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from controller.db.unit_of_work import UnitOfWork
 
 EVIDENCE = "rollout_evidence"
 WORK = "rollout_work"
+# A statement takes some 32,000 values; evidence piles up while a rollout cannot be counted.
+_IDS_AT_ONCE = 5000
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,14 +91,23 @@ def read_work(payload: bytes) -> Work:
     return _WORK.decode(payload)
 
 
-async def take_evidence(uow: UnitOfWork) -> list[Evidence]:
-    """Take all that reports left, oldest first.
+async def evidence_left(uow: UnitOfWork) -> dict[RolloutId, dict[int, Evidence]]:
+    """Return all that reports left, by rollout and then by outbox row, oldest first.
 
     All of it, and inside the caller's transaction: a change counted before the evidence that led up to it would be
     taken from a counter that does not hold it yet.
     """
     query = sa.select(OutboxRow.id, OutboxRow.payload).where(col(OutboxRow.kind) == EVIDENCE)  # type: ignore[call-overload] # SQLModel types columns as their values
     rows = (await uow.session.execute(query.order_by(col(OutboxRow.id)))).all()
-    if rows:
-        await uow.session.execute(sa.delete(OutboxRow).where(col(OutboxRow.id).in_([row.id for row in rows])))
-    return [msgspec.json.decode(row.payload, type=Evidence) for row in rows]
+    found: dict[RolloutId, dict[int, Evidence]] = {}
+    for row in rows:
+        evidence = msgspec.json.decode(row.payload, type=Evidence)
+        found.setdefault(evidence.rollout_id, {})[row.id] = evidence
+    return found
+
+
+async def drop_evidence(uow: UnitOfWork, ids: Sequence[int]) -> None:
+    """Take counted evidence off the outbox."""
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        page = ids[start : start + _IDS_AT_ONCE]
+        await uow.session.execute(sa.delete(OutboxRow).where(col(OutboxRow.id).in_(page)))

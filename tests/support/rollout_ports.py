@@ -125,12 +125,13 @@ class MemoryDesires:
         self.history: list[SetRelease] = []
         self.fail_next = False
 
-    async def set_releases(self, uow: UnitOfWork, intents: list[SetRelease]) -> None:
+    async def set_releases(self, uow: UnitOfWork, intents: list[SetRelease]) -> dict[DeviceId, str]:
         """Take over intents."""
         if self.fail_next:
             self.fail_next = False
             raise RuntimeError("the process dies here")
         uow.after_commit(lambda: self._take(intents))
+        return {}
 
     async def current(
         self, uow: UnitOfWork, ids: Sequence[DeviceId], model: ModelName

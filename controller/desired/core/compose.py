@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from shared.wire import DesiredBody, DesiredModel
 
 if TYPE_CHECKING:
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 Wishes = dict["ModelName", "Wish"]
 """By model: all that is wished of one device."""
+
+MAX_BODY_BYTES = 47 * 1024
+"""Sealed, in base64 and with all that surrounds it, such a body stays below the 64 KiB that devices take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +50,17 @@ def compose(wishes: Mapping[ModelName, Wish]) -> DesiredBody:
     ordered = [wishes[model] for model in sorted(wishes)]
     overrides = {wish.entry.artifact.sha256 for wish in ordered if wish.override_blacklist}
     return DesiredBody(models=tuple(wish.entry for wish in ordered), blacklist_overrides=tuple(sorted(overrides)))
+
+
+def too_large(body: DesiredBody) -> str:
+    """Say why a body cannot be sent; empty when it can.
+
+    Known before anything is sealed: one device with too many models must not hold up the page that it came with.
+    """
+    size_bytes = len(msgspec.json.encode(body))
+    if size_bytes <= MAX_BODY_BYTES:
+        return ""
+    return f"{len(body.models)} models make {size_bytes} bytes, more than {MAX_BODY_BYTES}"
 
 
 def _wish(intent: SetRelease) -> Wish:

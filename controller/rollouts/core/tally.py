@@ -12,8 +12,8 @@ What an assignment counts as:
     failed        any                                      failed
     rolled_back   `halted`, `superseded`                   dismissed    it was told to
     rolled_back   any other                                failed
-    rejected      no_fitting_artifact, not_enrolled,       dismissed    it was never meant to run this
-                  in_other_rollout
+    rejected      no_fitting_artifact, not_enrolled,       dismissed    it was never meant to run this, or could
+                  in_other_rollout, desired_too_large                   never be told
     rejected      any other                                failed       `blacklisted`: it has reverted these very
                                                                         bytes before; a refused signature or counter:
                                                                         the release cannot go out like this
@@ -38,9 +38,10 @@ INCONCLUSIVE = "inconclusive"
 NO_FITTING_ARTIFACT = "no_fitting_artifact"
 NOT_ENROLLED = "not_enrolled"
 IN_OTHER_ROLLOUT = "in_other_rollout"
+DESIRED_TOO_LARGE = "desired_too_large"
 HALTED = "halted"
 SUPERSEDED = "superseded"
-_NOT_MEANT_FOR_IT = frozenset({NO_FITTING_ARTIFACT, NOT_ENROLLED, IN_OTHER_ROLLOUT})
+_NOT_MEANT_FOR_IT = frozenset({NO_FITTING_ARTIFACT, NOT_ENROLLED, IN_OTHER_ROLLOUT, DESIRED_TOO_LARGE})
 _TOLD_TO = frozenset({HALTED, SUPERSEDED})
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from controller.desired.core.compose import Wishes, apply, compose
 from controller.dispatch import Dispatch
 from controller.facts import ArtifactChoice, DeviceFacts, Misfit, ReleaseFacts, SetRelease
+from controller.rollouts.core.invariants import InvariantError
 from controller.rollouts.service import RolloutService
 from shared.clock import SystemClock
 from shared.ids import (
@@ -77,9 +78,10 @@ class SimulatedDesires:
         self.to_publish: list[DeviceId] = []
         self._agenda = agenda
 
-    async def set_releases(self, uow: UnitOfWork, intents: list[SetRelease]) -> None:
+    async def set_releases(self, uow: UnitOfWork, intents: list[SetRelease]) -> dict[DeviceId, str]:
         """Take over intents once they are durable."""
         uow.after_commit(lambda: self._take(intents))
+        return {}
 
     async def current(
         self, uow: UnitOfWork, ids: Sequence[DeviceId], model: ModelName
@@ -254,6 +256,8 @@ class SimulatedController:
     async def _settle(self) -> None:
         self.steps += 1
         await self.dispatch.drain()
+        if self.rollouts.stuck:
+            raise InvariantError([f"rollout {name}: {why}" for name, why in self.rollouts.stuck.items()])
         to_publish, self.desires.to_publish = self.desires.to_publish, []
         for device in to_publish:
             self._publish(device)

@@ -91,3 +91,10 @@ async def test_labels_replaced_leave_nothing_of_the_old_ones(world: FleetWorld) 
 async def test_label_that_no_query_could_name_is_refused(world: FleetWorld, labels: dict[str, str]) -> None:
     with pytest.raises(PermanentError):
         await world.fleet.register("cam-1", site="north", labels=labels, actor=OPERATOR)
+
+
+async def test_label_that_nobody_has_any_more_chooses_nobody(world: FleetWorld) -> None:
+    await world.device("cam-1", labels={"line": "a"})
+    await world.fleet.label("cam-1", {}, actor=OPERATOR)
+    async with world.database.unit_of_work(read_only=True) as uow:
+        assert await world.cohorts.iterate(uow, "line=a", None, 100) == []

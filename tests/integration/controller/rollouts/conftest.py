@@ -106,6 +106,7 @@ class World:
 
     async def check(self) -> None:
         """Recount every rollout from its rows."""
+        assert self.rollouts.stuck == {}
         worlds = []
         async with self.database.unit_of_work(read_only=True) as uow:
             for stored in await store.rollouts_page(uow, None, 100):
