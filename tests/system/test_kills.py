@@ -167,7 +167,7 @@ async def releases(story: Story, trained: Path) -> tuple[ReleaseView, ReleaseVie
 
 @pytest.mark.timeout(1200)
 async def test_rollouts_under_kills_reach_their_right_end_and_inference_goes_on(
-    tmp_path: Path, trained: Path, record_property: Callable[[str, object], None]
+    tmp_path: Path, trained: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     programs = Programs(tmp_path)
     screen = Screen(SystemClock())
@@ -190,8 +190,8 @@ async def test_rollouts_under_kills_reach_their_right_end_and_inference_goes_on(
             finally:
                 load.stop()
         for name, told in figures(killer.kills).items():
-            record_property(name, told)
-        record_property("load", f"{load.tally.requests} requests, {load.tally.failed} failed")
-        record_property("rollouts", siege.rollouts)
+            record_testsuite_property(name, told)
+        record_testsuite_property("load", f"{load.tally.requests} requests, {load.tally.failed} failed")
+        record_testsuite_property("rollouts", siege.rollouts)
     finally:
         await programs.stop()
