@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from controller.facts import IssuedCertificate
-from controller.trust.files import SECRET_MODE, private_pem, secret_folder, write_atomically
+from controller.trust.files import SECRET_MODE, private_pem, read_private_key, secret_folder, write_atomically
 from controller.trust.tls import CONTROLLER_NAME, CertificateFiles, fingerprint_of
 from shared.errors import InvalidInputError, UntrustedError
 
@@ -53,14 +53,13 @@ class Authority:
         """Take up the authority in `folder`, or found it.
 
         Raises:
-            UntrustedError: certificate and key do not belong together, or are of another kind.
+            UntrustedError: certificate and key do not belong together, are of another kind, or cannot be read.
         """
         secret_folder(folder)
         certificate, key_file = folder / "ca.pem", folder / "ca.key"
         if not certificate.exists():
             _found(certificate, key_file, clock)
-        key = load_pem_private_key(key_file.read_bytes(), None)
-        ca = x509.load_pem_x509_certificate(certificate.read_bytes())
+        key, ca = read_private_key(key_file), _read_certificate(certificate)
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != ca.public_key():
             raise UntrustedError(f"{key_file} is not the key of {certificate}: restore the folder from a backup")
         return cls(folder=folder, key=key, ca=ca, clock=clock)
@@ -125,8 +124,11 @@ class Authority:
     def _still_good(self, files: CertificateFiles, names: tuple[str, ...]) -> bool:
         if not (files.certificate.exists() and files.key.exists()):
             return False
-        certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
-        key = load_pem_private_key(files.key.read_bytes(), None)
+        try:
+            certificate, key = _read_certificate(files.certificate), read_private_key(files.key)
+        except UntrustedError:
+            # Nobody else depends on this pair: it is made anew.
+            return False
         expires_soon = certificate.not_valid_after_utc - self._clock.now() < _SERVER_LIFETIME / 3
         return (
             key.public_key() == certificate.public_key()
@@ -160,6 +162,13 @@ class Authority:
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(_general_names(names)), critical=False)
         return builder.sign(self._key, hashes.SHA256())
+
+
+def _read_certificate(path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as exc:
+        raise UntrustedError(f"{path} holds no certificate that can be read: restore it from a backup") from exc
 
 
 def _found(certificate: Path, key_file: Path, clock: Clock) -> None:

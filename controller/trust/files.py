@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -34,7 +35,9 @@ def secret_folder(folder: Path) -> Path:
 def write_atomically(path: Path, data: bytes, *, mode: int = PUBLIC_MODE) -> None:
     """Replace `path` by `data`, durably: a reader, or a power cut, sees the old bytes or the new ones."""
     partial = path.with_name(f".{path.name}.partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    # What a crash, or somebody else, left there has its own mode and may lead elsewhere: it is not written into.
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
@@ -62,6 +65,15 @@ def private_pem(key: PrivateKeyTypes) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
+def read_private_key(path: Path) -> PrivateKeyTypes:
+    """Return the private key in `path`. Raises UntrustedError when it holds none that can be read."""
+    try:
+        return load_pem_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as exc:
+        # TypeError: it is encrypted.
+        raise UntrustedError(f"{path} holds no private key that can be read: restore it from a backup") from exc
+
+
 def read_signing_key(path: Path) -> Ed25519PrivateKey | None:
     """Return the ed25519 key in `path`, or None when there is no such file.
 
@@ -74,7 +86,7 @@ def read_signing_key(path: Path) -> Ed25519PrivateKey | None:
         return None
     if mode & 0o077:
         raise UntrustedError(f"{path} is readable by others; type: chmod 600 {path}")
-    key = load_pem_private_key(path.read_bytes(), None)
+    key = read_private_key(path)
     if not isinstance(key, Ed25519PrivateKey):
         raise UntrustedError(f"{path} holds no ed25519 key")
     return key

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from controller.trust.files import SECRET_MODE, secret_folder, write_atomically
 from shared import signing
+from shared.errors import UntrustedError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,11 +33,14 @@ class ReportKeys:
 
     @classmethod
     def open(cls, path: Path) -> ReportKeys:
-        """Read the secret in `path`, made now if the file is missing."""
+        """Read the secret in `path`, made now if the file is missing. Raises UntrustedError when it was cut short."""
         if not path.exists():
             secret_folder(path.parent)
             write_atomically(path, secrets.token_bytes(KEY_BYTES), mode=SECRET_MODE)
-        return cls(path.read_bytes())
+        master = path.read_bytes()
+        if len(master) < KEY_BYTES:
+            raise UntrustedError(f"{path} has {len(master)} bytes, fewer than {KEY_BYTES}: restore it from a backup")
+        return cls(master)
 
     def mac_key(self, device: DeviceId, boot_id: BootId) -> bytes:
         """Return the key of one device for one boot."""
