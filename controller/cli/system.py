@@ -83,7 +83,7 @@ def _write_broker(config: Path, *, host: str) -> Path:
             authority,
             host=host,
             port=settings.broker_port,
-            names=[*settings.device_names, settings.device_broker_host or settings.broker_host],
+            names=[*settings.device_names, *settings.broker_names],
         )
     except (LitefleetError, OSError) as exc:
         fail(str(exc), code=EXIT_USAGE)
