@@ -3,7 +3,7 @@
 `python -m controller.demo.loopback_broker --port N --ca FILE --cert FILE --key FILE`
 
 amqtt's own plugins believe the user name that a client sends; these two take the identity from the verified client
-certificate alone, and hold each device to its own topics, as the mosquitto configuration does.
+certificate alone, and hold each device to its own topics, kept messages included, as the mosquitto configuration does.
 """
 
 from __future__ import annotations
@@ -52,6 +52,27 @@ def may(who: str, action: Action, topic: str) -> bool:
     return len(levels) > 4 and "/".join(levels[:2]) == topics.ROOT and levels[3:5] == [who, direction]  # noqa: PLR2004
 
 
+class HeldBroker(Broker):
+    """amqtt's broker, whose retained messages go only to sessions that asked for them and may have them.
+
+    amqtt asks its plugins about messages that are published now, not about those that it kept; and to whoever connects
+    it sends what it kept for anybody's subscriptions.
+    """
+
+    @override
+    async def _publish_retained_messages_for_subscription(
+        self, subscription: tuple[str, int], session: Session
+    ) -> None:
+        topic_filter, qos = subscription
+        asked = any(subscriber is session for subscriber, _ in self._subscriptions.get(topic_filter, []))
+        handler = self._get_handler(session)
+        if not asked or handler is None:
+            return
+        for topic, kept in list(self._retained_messages.items()):
+            if self._matches(topic, topic_filter) and await self._topic_filtering(session, topic, Action.RECEIVE):
+                await handler.mqtt_publish(topic, kept.data, min(qos, kept.qos or qos), retain=True)
+
+
 class CertificateIdentity(BaseAuthPlugin):
     """Lets a client in that shows a certificate of our authority and calls itself what the certificate says."""
 
@@ -96,7 +117,7 @@ async def serve(settings: dict[str, Any]) -> None:
     """Run the broker until SIGTERM."""
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    broker = Broker(settings)
+    broker = HeldBroker(settings)
     await broker.start()
     await stopped.wait()
     await broker.shutdown()
