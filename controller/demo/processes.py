@@ -76,7 +76,7 @@ class Programs:
                 code = await program.process.wait()
         except TimeoutError:
             _signal(program, signal.SIGKILL)
-            code = -signal.SIGKILL
+            code = await program.process.wait()
         self._running.remove(program)
         if code != 0:
             raise ProgramFailedError(name=name, code=code, log=program.tail())
@@ -111,6 +111,7 @@ class Programs:
                 async with asyncio.timeout(_STOP_S):
                     await program.process.wait()
             _signal(program, signal.SIGKILL)  # what is left of its session
+            await program.process.wait()
         self._running.clear()
         for session in self._left_behind:
             _signal_session(session, signal.SIGKILL)
