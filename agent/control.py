@@ -14,6 +14,8 @@ import random
 import signal
 import stat
 import sys
+from collections import deque
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Never
@@ -22,7 +24,7 @@ import structlog
 
 from agent import config, logs
 from agent.assembly import broker_security, core_settings, repository_settings
-from agent.core.events import ReportAcked, StatsMeasured, Tick
+from agent.core.events import PulseReceived, ReportAcked, StatsMeasured, Tick
 from agent.core.reducer import decide
 from agent.core.reporting import heartbeat_of, with_trouble
 from agent.core.state import new_state
@@ -62,8 +64,8 @@ if TYPE_CHECKING:
     import ssl
 
     from agent.config import AgentConfig
-    from agent.core.commands import Decision
     from agent.core.events import Event
+    from agent.core.state import AgentState
     from agent.link.identity import Identity
     from shared.clock import Clock
 
@@ -114,6 +116,9 @@ class Control:
         )
         self._outbox: Outbox | None = None
         self._state = new_state(core_settings(settings, identity))
+        self._remembered: AgentState | None = None
+        self._held: deque[Event] = deque()
+        self._is_troubled = False
 
     async def run(self) -> None:
         """Run until the supervisor dies or a signal says stop; inference is not touched by either."""
@@ -127,6 +132,7 @@ class Control:
                 group.create_task(self._tick())
                 group.create_task(self._mqtt.run(self._deliver))
                 group.create_task(self._speak(executor))
+                group.create_task(self._keep_session())
                 group.create_task(self._keep_certificate())
                 group.create_task(self._decide_all(executor, start))
         except* Stopped:
@@ -154,6 +160,7 @@ class Control:
         opened = await self._journal.open()
         if opened.problem:
             _log.error("journal_damaged", problem=opened.problem)
+        self._remembered = opened.state
         self._state = opened.state or self._state
         look = partial(
             look_around,
@@ -171,12 +178,18 @@ class Control:
     async def _decide_all(self, executor: Executor, start: Event) -> Never:
         await self._decide(executor, start)
         while True:
-            await self._decide(executor, await self._queue.get())
+            await self._decide(executor, self._held.popleft() if self._held else await self._queue.get())
 
     async def _decide(self, executor: Executor, event: Event) -> None:
-        decision = decide(self._state, event)
-        if decision.state is not self._state:
-            await self._commit(decision)
+        """Decide, remember, and only then act; while the disk is full the event waits, and halts go before it."""
+        while True:
+            decision = decide(self._state, event)
+            wait_s = await self._remember(decision.state)
+            if not wait_s:
+                break
+            await self._wait_for_room(executor, wait_s)
+        self._state = decision.state
+        self._report_recovery()
         if decision.reason:
             _log.info("decided", on=type(event).__name__, reason=decision.reason)
         for command in decision.commands:
@@ -184,24 +197,53 @@ class Control:
         if self._outbox is not None:
             self._outbox.heartbeat(heartbeat_of(self._state))
 
-    async def _commit(self, decision: Decision) -> None:
-        """Remember before acting. While the disk is full the step waits, and the report says so."""
-        troubled = False
-        while True:
+    async def _remember(self, state: AgentState) -> float:
+        """Have it on the disk and return 0; or tell that there is no room, and return how long to wait for some."""
+        if state is self._remembered:
+            return 0.0
+        try:
+            await self._journal.commit(state)
+        except StorageFullError as exc:
+            _log.error("journal_full", error=str(exc))
+            self._report_trouble(f"{exc.reason}: {exc}")
+            return exc.retry_after_s
+        self._remembered = state
+        return 0.0
+
+    async def _wait_for_room(self, executor: Executor, wait_s: float) -> None:
+        """Let halts act meanwhile: to go back, nothing has to be remembered first. All else keeps its order."""
+        ends = self._clock.monotonic() + wait_s
+        while (left_s := ends - self._clock.monotonic()) > 0:
+            if len(self._held) >= MAX_WAITING:
+                await asyncio.sleep(left_s)
+                return
             try:
-                await self._journal.commit(decision.state)
-            except StorageFullError as exc:
-                _log.error("journal_full", error=str(exc))
-                self._report_trouble(f"{exc.reason}: {exc}")
-                troubled = True
-                await asyncio.sleep(exc.retry_after_s)
-                continue
-            break
+                async with asyncio.timeout(left_s):
+                    event = await self._queue.get()
+            except TimeoutError:
+                return
+            if isinstance(event, PulseReceived):
+                await self._obey(executor, event)
+            if not isinstance(event, Tick | StatsMeasured):
+                self._held.append(event)
+
+    async def _obey(self, executor: Executor, event: PulseReceived) -> None:
+        """Do what a Pulse takes back. A death before it is remembered costs nothing: the Pulse will come again."""
+        decision = decide(self._state, replace(event, halts_only=True))
+        if not event.pulse.halted or decision.state.plan == self._state.plan:
+            return
         self._state = decision.state
-        if troubled and self._outbox is not None and self._state.report is not None:
+        _log.warning("halted_unremembered", reason=decision.reason)
+        for command in decision.commands:
+            await executor.execute(command)
+
+    def _report_recovery(self) -> None:
+        if self._is_troubled and self._outbox is not None and self._state.report is not None:
             self._outbox.report(self._state.report, revision=self._state.report_revision)
+        self._is_troubled = False
 
     def _report_trouble(self, trouble: str) -> None:
+        self._is_troubled = True
         report = self._state.report
         if self._outbox is not None and report is not None:
             self._outbox.report(with_trouble(report, trouble), revision=self._state.report_revision)
@@ -237,7 +279,7 @@ class Control:
                     await self._emit(ReportAcked(at=self._clock.now(), revision=revision))
 
     async def _speak(self, executor: Executor) -> Never:
-        """Open a session, and speak under its number and key for as long as this process lives."""
+        """Open a session, and speak under its number and key until it is in doubt."""
         outbox = Outbox(
             device_id=self._identity.device_id,
             session=await self._open_session(),
@@ -252,6 +294,14 @@ class Control:
         outbox.heartbeat(heartbeat_of(self._state))
         executor.attach(outbox)
         await outbox.run()
+
+    async def _keep_session(self) -> Never:
+        """Open another session when nobody seems to hear this one: a restored controller may have forgotten its key."""
+        while True:
+            await asyncio.sleep(self._settings.tick_s)
+            if self._outbox is not None and self._outbox.is_unheard:
+                self._outbox.renew(await self._open_session())
+                _log.warning("session_opened_again", because="reports stay unacknowledged")
 
     async def _open_session(self) -> Session:
         wait = FullJitter(first_s=1.0, ceiling_s=_SESSION_CEILING_S, chance=self._chance)

@@ -90,7 +90,7 @@ def take_pulse(draft: Draft, event: PulseReceived) -> None:
     draft.state = replace(
         state,
         pulse=pulse,
-        pulse_received_at=draft.at,
+        pulse_received_at=None if event.halts_only else draft.at,
         floors=trust.with_floor(state.floors, raised),
         verified_at=trust.proven_time(
             pulse.issued_at, verified_at=state.verified_at, trusted_until=state.trusted_until

@@ -56,6 +56,8 @@ class PulseReceived:
     at: datetime
     pulse: Pulse
     key_id: KeyId
+    halts_only: bool = False
+    """It may take back, and authorises nothing: what it would set going could not be remembered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,8 @@ _HEARTBEAT_SPREAD = 0.2
 """Share by which a wait is shortened or lengthened, so that a fleet does not beat in step."""
 _MAX_WINDOWS = 60
 """Telemetry kept while the broker is away: an hour of one-minute windows, some tens of kilobytes. Oldest go first."""
+_PATIENCE_CEILING_S = 3600.0
+"""Longest time between new sessions that do not help: then it is not the session that is wrong."""
 _MAX_SENDINGS = 64
 """Sequence numbers remembered of one report; far more than can be on the way between two resends."""
 
@@ -49,6 +51,8 @@ class OutboxTimes:
     resend_first_s: float = 5.0
     """First wait for an acknowledgement; doubles with every resend."""
     resend_ceiling_s: float = 300.0
+    unheard_s: float = 180.0
+    """How long the broker may take reports without the controller acknowledging any, before the session is in doubt."""
 
 
 class Outbox:
@@ -75,6 +79,8 @@ class Outbox:
         self._revision = 0
         self._sendings: deque[int] = deque(maxlen=_MAX_SENDINGS)
         self._resend_s = times.resend_first_s
+        self._unheard_since: float | None = None
+        self._patience_s = self._spread(times.unheard_s)
         self._heartbeat: Heartbeat | None = None
         self._window = TelemetryWindow()
         self._windows: deque[Telemetry] = deque(maxlen=_MAX_WINDOWS)
@@ -107,10 +113,31 @@ class Outbox:
             return None
         self._report = None
         self._sendings.clear()
+        self._unheard_since, self._patience_s = None, self._spread(self._times.unheard_s)
         return self._revision
 
     def connected(self) -> None:
         """The broker is back: speak now, not at the end of a wait."""
+        self._unheard_since = None
+        self._heartbeat_due = self._clock.monotonic()
+        self._send_report_soon()
+
+    @property
+    def is_unheard(self) -> bool:
+        """Whether reports have been leaving for long without an acknowledgement of any.
+
+        The broker may be to blame, or a controller that is busy; but one whose database or keys were restored knows
+        this session no more, will never believe a word of it, and cannot say so.
+        """
+        since = self._unheard_since
+        return since is not None and self._clock.monotonic() - since >= self._patience_s
+
+    def renew(self, session: Session) -> None:
+        """Speak under a new session from now on, and doubt that one later than the one before it."""
+        self._session = session
+        # Numbers go on: they order within a session only, and an acknowledgement of the old one must fit none of them.
+        self._sendings.clear()
+        self._unheard_since, self._patience_s = None, min(2 * self._patience_s, _PATIENCE_CEILING_S)
         self._heartbeat_due = self._clock.monotonic()
         self._send_report_soon()
 
@@ -159,7 +186,12 @@ class Outbox:
         self._seq += 1
         # Before it is sent: the acknowledgement may be here before the broker's own.
         self._sendings.append(self._seq)
-        await self._publish_numbered(Channel.REPORT, report, self._seq)
+        taken = await self._publish_numbered(Channel.REPORT, report, self._seq)
+        if not taken:
+            # It did not leave, so that silence is the broker's and says nothing of the session.
+            self._unheard_since = None
+        elif self._unheard_since is None and self._report is not None:
+            self._unheard_since = now
 
     async def _send_windows(self) -> None:
         window = self._window.close(self._clock.now())

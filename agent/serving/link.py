@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
+import socket
+import struct
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -17,7 +21,6 @@ from agent.serving.sockets import connect_unix
 from shared.errors import UnreachableError
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
@@ -29,10 +32,16 @@ PLAN_DEADLINE_S: Final = 120.0
 
 STATS_DEADLINE_S: Final = 10.0
 
+HUNG_AFTER: Final = 3
+"""Questions in a row without an answer until serving counts as hung. Its loop answers them between two requests, so
+that half a minute of silence is no load: a model keeps the loop, or a lock is held for ever."""
+
 _LENGTH_BYTES: Final = 4
 _CONNECT_S: Final = 2.0
 # The other side may be starting; a failed call is cheap to repeat.
 _RETRY_AFTER_S: Final = 0.5
+# `struct ucred` of unix(7): process, user, group.
+_CREDENTIALS: Final = struct.Struct("3i")
 
 _log = structlog.get_logger(__name__)
 _to_serving: msgspec.msgpack.Decoder[ToServing] = msgspec.msgpack.Decoder(ToServing)
@@ -59,12 +68,16 @@ async def read_frame(reader: asyncio.StreamReader) -> bytes:
 
 
 class ServingClient:
-    """Control's end. Connects when first used, and anew after any failure; one call at a time, others wait."""
+    """Control's end. Connects when first used, and anew after any failure.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._turn = asyncio.Lock()
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+    Plans and questions have a connection each: a plan may take minutes to load, and what the candidate before it does
+    to its callers must be seen meanwhile.
+    """
+
+    def __init__(self, path: Path, *, stats_deadline_s: float = STATS_DEADLINE_S) -> None:
+        self._plans, self._questions = _Line(path), _Line(path)
+        self._stats_deadline_s = stats_deadline_s
+        self._silences = 0
 
     async def set_plan(self, plan: Plan) -> Applied:
         """Have serving converge on `plan`; safe to repeat.
@@ -72,17 +85,86 @@ class ServingClient:
         Raises:
             UnreachableError: serving is away, died of the plan, or did not answer in time.
         """
-        answer = await self._call(SetPlan(plan=plan), deadline_s=PLAN_DEADLINE_S)
+        answer = await self._plans.call(SetPlan(plan=plan), deadline_s=PLAN_DEADLINE_S)
         if not isinstance(answer, Applied):
             raise UnreachableError("serving answered another question", retry_after_s=_RETRY_AFTER_S)
         return answer
 
     async def stats(self) -> Stats:
-        """Ask what serving has measured since it started. Raises UnreachableError."""
-        answer = await self._call(GetStats(), deadline_s=STATS_DEADLINE_S)
+        """Ask what serving has measured since it started; one that never answers is killed, to be started again.
+
+        Raises:
+            UnreachableError: no answer this time.
+        """
+        try:
+            answer = await self._questions.call(GetStats(), deadline_s=self._stats_deadline_s)
+        except _SilentError as exc:
+            self._silences += 1
+            if self._silences >= HUNG_AFTER:
+                self._silences = 0
+                _end_hung(exc.pid)
+            raise
+        except UnreachableError:
+            # Nobody is there: its supervisor sees to that.
+            self._silences = 0
+            raise
+        self._silences = 0
         if not isinstance(answer, Stats):
             raise UnreachableError("serving answered another question", retry_after_s=_RETRY_AFTER_S)
         return answer
+
+    async def close(self) -> None:
+        """Drop the connections; a later call makes new ones."""
+        await self._plans.close()
+        await self._questions.close()
+
+
+class _SilentError(UnreachableError):
+    """Serving took the connection, and gave no answer in time."""
+
+    def __init__(self, message: str, *, pid: int) -> None:
+        super().__init__(message, retry_after_s=_RETRY_AFTER_S)
+        self.pid = pid
+
+
+def _end_hung(pid: int) -> None:
+    # Not ours, when both ends live in one process; 0, when the peer lives in another namespace of process ids.
+    if pid in {0, os.getpid()}:
+        return
+    _log.error("serving_hung", pid=pid)
+    with contextlib.suppress(ProcessLookupError):
+        # It cannot hear anything gentler.
+        os.kill(pid, signal.SIGKILL)
+
+
+class _Line:
+    """One connection to serving; one call at a time, others wait."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._turn = asyncio.Lock()
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def call(self, message: ToServing, *, deadline_s: float) -> FromServing:
+        """Ask, and return the answer. Raises UnreachableError, _SilentError when it was heard and not answered."""
+        async with self._turn:
+            try:
+                async with asyncio.timeout(deadline_s):
+                    reader, writer = await self._connected()
+                    writer.write(frame(message))
+                    await writer.drain()
+                    return _from_serving.decode(await read_frame(reader))
+            except (OSError, EOFError, msgspec.DecodeError) as exc:
+                # OSError includes TimeoutError. An answer that comes late must not be taken for the next call's.
+                pid = self._peer_pid()
+                await self.close()
+                what = f"serving at {self._path} did not answer: {exc!r}"
+                if isinstance(exc, TimeoutError) and pid is not None:
+                    raise _SilentError(what, pid=pid) from exc
+                raise UnreachableError(what, retry_after_s=_RETRY_AFTER_S) from exc
+            except asyncio.CancelledError:
+                await self.close()
+                raise
 
     async def close(self) -> None:
         """Drop the connection; a later call makes a new one."""
@@ -94,22 +176,16 @@ class ServingClient:
         with contextlib.suppress(OSError):
             await writer.wait_closed()
 
-    async def _call(self, message: ToServing, *, deadline_s: float) -> FromServing:
-        async with self._turn:
-            try:
-                async with asyncio.timeout(deadline_s):
-                    reader, writer = await self._connected()
-                    writer.write(frame(message))
-                    await writer.drain()
-                    return _from_serving.decode(await read_frame(reader))
-            except (OSError, EOFError, msgspec.DecodeError) as exc:
-                # OSError includes TimeoutError. An answer that comes late must not be taken for the next call's.
-                await self.close()
-                what = f"serving at {self._path} did not answer: {exc!r}"
-                raise UnreachableError(what, retry_after_s=_RETRY_AFTER_S) from exc
-            except asyncio.CancelledError:
-                await self.close()
-                raise
+    def _peer_pid(self) -> int | None:
+        """Return who listens at the other end, as the kernel knows it; None without a connection."""
+        if self._streams is None:
+            return None
+        connection = self._streams[1].get_extra_info("socket")
+        with contextlib.suppress(OSError):
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            pid, _uid, _gid = _CREDENTIALS.unpack(credentials)
+            return int(pid)
+        return None
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._streams is None:

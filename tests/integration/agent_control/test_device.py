@@ -181,6 +181,32 @@ async def test_device_with_a_full_disk_reports_it_and_goes_on_when_there_is_room
     assert not world.reports[-1].desired_refused
 
 
+async def test_device_with_a_full_disk_still_goes_back_when_a_halt_says_so(world: DeviceWorld) -> None:
+    await commit_first(world)
+    second = world.release("release-2", one_hot_classifier() + b"\0")
+    await world.desire(second)
+    await ask_until(world, "release-2", AssignmentStatus.SUCCEEDED)
+    pid = world.device.control_pid()
+    assert pid is not None
+    used = (world.device.state / "journal.db-wal").stat().st_size
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE, (used, resource.RLIM_INFINITY))
+    # The step that cannot be remembered, and keeps all others waiting.
+    await world.desire(world.release("release-3", one_hot_classifier() + b"\0\0"))
+    await wait_until_async(
+        lambda: world.reports[-1].desired_refused.startswith("storage_full"), within_s=60, what="full disk reported"
+    )
+    await world.pulse({second.rollout_id: HaltMode.REVERT})
+
+    async def went_back() -> bool:
+        return await answer(world) == (200, "1")
+
+    await wait_until_async(went_back, within_s=30, what="stable answers, with the disk still full")
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+    await ask_until(world, "release-3", AssignmentStatus.SUCCEEDED)
+    told = world.assignment("release-2")
+    assert told is None or told.status is AssignmentStatus.ROLLED_BACK
+
+
 async def heard_again(world: DeviceWorld) -> None:
     seen = len(world.server.requests)
     await wait_until_async(lambda: len(world.server.requests) > seen, within_s=30, what="control is back")

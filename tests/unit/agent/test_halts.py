@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
+from msgspec.structs import replace
 
 from agent.core.commands import ApplyPlan, FetchRelease, RemoveRelease
+from agent.core.events import PulseReceived
 from agent.core.state import Phase
-from shared.wire import AssignmentStatus
-from tests.support.device_core import Bench, only, release
+from shared.ids import RolloutId
+from shared.wire import AssignmentStatus, HaltMode, Pulse
+from tests.support.device_core import DIRECTOR, Bench, only, release
 
 
 def committed() -> Bench:
@@ -17,12 +22,32 @@ def committed() -> Bench:
     return bench
 
 
+def last_pulse(bench: Bench) -> Pulse:
+    assert bench.state.pulse is not None
+    return bench.state.pulse
+
+
 def test_late_revert_swaps_a_committed_stable_back_at_once() -> None:
     bench = committed()
     (plan,) = only(bench.pulse(r_v2="revert"), ApplyPlan)
     assert plan.plan.routes[0].primary == "v1"
     told = bench.assignment("v2")
     assert (told.status, told.reason, told.activated) == (AssignmentStatus.ROLLED_BACK, "halted", True)
+
+
+def test_halt_that_cannot_be_remembered_takes_back_and_lets_nothing_else_in() -> None:
+    bench = committed()
+    pulse = replace(last_pulse(bench), serial=bench.serial + 1, halted={RolloutId("r-v2"): HaltMode.REVERT})
+    bench.at += timedelta(seconds=1000)
+    bench.desire(release("v3"))
+    bench.stage("v3")
+    fresh = replace(pulse, issued_at=bench.at)
+    (plan,) = only(bench.feed(PulseReceived(at=bench.at, pulse=fresh, key_id=DIRECTOR, halts_only=True)), ApplyPlan)
+    assert [slot.release_id for slot in plan.plan.slots] == ["v1"]
+    assert bench.model.phase is Phase.STAGED
+    # The same Pulse once more, when there is room to remember it.
+    bench.feed(PulseReceived(at=bench.at, pulse=fresh, key_id=DIRECTOR))
+    assert bench.model.phase is Phase.SHADOW
 
 
 def test_late_revert_holds_under_the_same_generation_and_removes_the_files() -> None:

@@ -305,3 +305,67 @@ async def test_outbox_wakes_by_itself_when_something_is_due() -> None:
     async with bench() as at:
         at.outbox.report(report(1), revision=1)
         await wait_until_async(at.report_seqs, within_s=5.0)
+
+
+# --- a session that the controller has forgotten ---
+
+
+async def report_unheard(outbox_bench: Bench, seconds: float) -> None:
+    """Report, and let time pass without any acknowledgement, in steps in which resends happen."""
+    outbox_bench.outbox.report(report(1), revision=1)
+    await outbox_bench.settle()
+    for _ in range(int(seconds / 10)):
+        await outbox_bench.pass_time(10)
+
+
+async def test_session_unacknowledged_for_minutes_is_in_doubt() -> None:
+    async with bench() as it:
+        await report_unheard(it, 120)
+        assert not it.outbox.is_unheard
+        for _ in range(12):
+            await it.pass_time(10)
+        assert it.outbox.is_unheard
+
+
+async def test_session_renewed_is_spoken_under_at_once_and_its_acks_count() -> None:
+    async with bench() as it:
+        await report_unheard(it, 300)
+        old = it.report_seqs()
+        it.outbox.renew(Session(boot_id=BootId("000000000004"), mac_key=b"n" * 32))
+        await it.settle()
+        newest = it.broker.on(Channel.REPORT)[-1]
+        assert (newest.boot_id, newest.seq > max(old)) == ("000000000004", True)
+        topic = it.broker.taken[-1][0]
+        mac = uplink_mac(b"n" * 32, topic=topic, boot_id=newest.boot_id, seq=newest.seq, body=bytes(newest.body))
+        assert same_mac(newest.mac, mac)
+        assert not it.outbox.is_unheard
+        assert it.ack(old[-1]) is None
+        assert it.ack(newest.seq, BootId("000000000004")) == 1
+
+
+async def test_session_renewed_in_vain_is_doubted_later_the_next_time() -> None:
+    async with bench() as it:
+        await report_unheard(it, 300)
+        it.outbox.renew(Session(boot_id=BootId("000000000004"), mac_key=KEY))
+        for _ in range(25):
+            await it.pass_time(10)
+        assert not it.outbox.is_unheard
+        for _ in range(20):
+            await it.pass_time(10)
+        assert it.outbox.is_unheard
+
+
+async def test_session_is_not_in_doubt_while_the_broker_is_away() -> None:
+    async with bench() as it:
+        it.broker.away = True
+        await report_unheard(it, 600)
+        assert not it.outbox.is_unheard
+
+
+async def test_session_that_is_acknowledged_is_not_in_doubt() -> None:
+    async with bench() as it:
+        await report_unheard(it, 120)
+        it.ack(it.report_seqs()[-1])
+        for _ in range(30):
+            await it.pass_time(10)
+        assert not it.outbox.is_unheard
