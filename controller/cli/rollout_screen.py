@@ -68,16 +68,19 @@ def _stands(wave: WaveView) -> Text:
 
 
 def lane(wave: WaveView) -> Text:
-    """Return a bar of fixed width: done `█`, failed `✗`, activated `▒`, assigned `░`, still to come `·`."""
+    """Return a bar: done `█`, failed `✗`, activated `▒`, assigned `░`, excused `–`, still to come `·`."""
     total = max(wave.devices, wave.assigned, 1)
-    trying = max(0, wave.activated - wave.succeeded - wave.failed)
-    waiting = max(0, wave.assigned - wave.succeeded - wave.failed - trying)
+    ended = wave.succeeded + wave.failed + wave.excused
+    # Who was excused may have activated before: what is open is never more than what has not ended.
+    trying = max(0, min(wave.activated - wave.succeeded - wave.failed, wave.assigned - ended))
+    waiting = max(0, wave.assigned - ended - trying)
     bar = Text()
     for count, sign, style in (
         (wave.succeeded, "█", "green"),
         (wave.failed, "✗", "red"),
         (trying, "▒", "cyan"),
         (waiting, "░", "blue"),
+        (wave.excused, "–", "yellow"),
     ):
         cells = round(_LANE * count / total)
         bar.append(sign * (max(1, cells) if count else 0), style=style)

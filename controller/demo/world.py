@@ -97,9 +97,7 @@ async def build(
     async with world.client() as api:
         status = await api.status()
         if status.lab_mode:
-            screen.warn(
-                "lab mode: all signing keys are on the controller; keep root and targets keys offline in earnest"
-            )
+            screen.warn("lab mode: all signing keys are on the controller; in earnest, keep root and targets offline")
         limit = asyncio.Semaphore(_TOGETHER)
         async with asyncio.TaskGroup() as tasks:
             for agent in world.agents:

@@ -52,9 +52,14 @@ def drawn(*things: RenderableType, width: int = 80) -> str:
         (WaveView(index=1, devices=4, assigned=2, succeeded=1, activated=2), "█" * 5 + "▒" * 5 + "·" * 10),
         (WaveView(index=1, devices=2, assigned=2, failed=1, succeeded=1), "█" * 10 + "✗" * 10),
         (WaveView(index=1, devices=1000, assigned=1000, succeeded=999, failed=1), "█" * 20),
+        (WaveView(index=1, devices=3, assigned=3, activated=3, excused=3), "–" * 20),
+        (
+            WaveView(index=1, devices=4, assigned=4, succeeded=1, activated=2, excused=1),
+            "█" * 5 + "▒" * 5 + "░" * 5 + "–" * 5,
+        ),
         (WaveView(index=1), "·" * 20),
     ],
-    ids=["pending", "done", "under way", "half failed", "one of many failed", "empty"],
+    ids=["pending", "done", "under way", "half failed", "one of many failed", "excused", "all sorts", "empty"],
 )
 def test_lane_has_one_width_and_shows_how_far_a_wave_is(wave: WaveView, shown: str) -> None:
     assert lane(wave).plain == shown
