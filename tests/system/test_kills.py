@@ -21,7 +21,7 @@ from controller.demo.world import World, build
 from shared.clock import SystemClock
 from shared.errors import UnreachableError
 from tests.support.kills import Killer, figures, tails, unexplained
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import DeadlineError, wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -57,6 +57,8 @@ class Siege:
     killer: Killer
     load: InferenceLoad
     rollouts: int = 0
+    newest: str = ""
+    """Id of the rollout started last."""
     notes: list[str] = field(default_factory=list)
 
     async def roll_out(self, release: ReleaseView) -> RolloutView:
@@ -64,15 +66,21 @@ class Siege:
         self.rollouts += 1
         name = f"rollout {self.rollouts} ({release.name})"
         started = await self.patient(lambda: self.api.start_rollout(order(release)))
+        self.newest = started.rollout_id
         ended = asyncio.Event()
+        late: DeadlineError | None = None
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(
                 self.killer.hunt(name, ended=ended, at_most=KILLS_A_ROLLOUT, between_s=BETWEEN_S), name="killer"
             )
             try:
                 await wait_until_async(lambda: self.has_ended(started.rollout_id), within_s=ENDS_WITHIN_S, what=name)
+            except DeadlineError as exc:
+                late = exc
             finally:
                 ended.set()
+        if late is not None:
+            raise late
         found = await self.patient(lambda: self.api.rollout(started.rollout_id))
         self.notes.append(f"{name}: {found.state}  {found.explanation or found.reason}")
         return found
@@ -110,8 +118,8 @@ class Siege:
         """Return what happened, for whoever has to find out why."""
         shares: list[str] = []
         try:
-            last = (await self.api.rollouts())[-1]
-            shares = [f"  {a.device_id}: {a.status} {a.reason}" for a in await self.api.assignments(last.rollout_id)]
+            found = await self.api.assignments(self.newest)
+            shares = [f"  {share.device_id}: {share.status} {share.reason}" for share in found]
         except UnreachableError:
             shares = ["  (the controller does not answer)"]
         logs = tails(self.world, ["controller", *(agent.name for agent in self.world.agents)])
