@@ -60,6 +60,22 @@ def test_tensor_that_is_not_what_it_claims_is_refused_by_name(changes: dict[str,
         read_body(body(**changes))
 
 
+@pytest.mark.parametrize(
+    ("datatype_name", "number"), [("FP16", 65_520), ("FP16", -1e6), ("FP32", 1e39), ("FP32", -1e300), ("FP32", 10**40)]
+)
+def test_attack_number_that_would_become_an_infinity_is_refused(datatype_name: str, number: float) -> None:
+    with pytest.raises(InvalidInputError, match=datatype_name):
+        read_body(body(datatype=datatype_name, data=[1, number]))
+
+
+@pytest.mark.parametrize(
+    ("datatype_name", "number", "largest"), [("FP16", 65_504, np.float16), ("FP32", 3.4028235e38, np.float32)]
+)
+def test_largest_number_of_a_type_is_taken(datatype_name: str, number: float, largest: type[np.floating[Any]]) -> None:
+    _, request = read_body(body(datatype=datatype_name, data=[0, number]))
+    assert request.inputs[0].array[1] == np.finfo(largest).max
+
+
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"inputs": []}', b'{"inputs": [{"name": "x"}]}', b"\xff"])
 def test_body_that_is_no_request_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidInputError):
