@@ -12,21 +12,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from converters import datasets, gate, golden_cases, parity, plan, quantize
+from converters import datasets, doubts, gate, golden_cases, parity, plan, quantize
 from converters.failures import ConversionFailedError, SchemeFailedError, UnsupportedOperatorError
 from converters.loaders import archive, keras
 from shared.conversion import ConversionRequest, ConversionResult, ConvertedArtifact, FailureKind
-from shared.errors import ModelLoadError
-from shared.manifest import digest
+from shared.errors import ModelFailedError, ModelLoadError
+from shared.manifest import Scheme, digest
 from shared.runtime.interpreter import LiteRtInterpreter, runtime_name_and_version
-from shared.runtime.pipeline import CompiledPipeline
+from shared.runtime.pipeline import CompiledPipeline, top_answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
-
-    from shared.manifest import Scheme
 
     Tensor = NDArray[Any]
 
@@ -41,6 +39,8 @@ class Reference:
     """The source and all that artifacts are judged against."""
 
     source: keras.SourceModel
+    doubts: Sequence[str]
+    """What the data cannot show, whatever is made."""
     evaluation: datasets.Evaluation
     scores: NDArray[np.float32]
     """`(N, K)` of the source, through the pipeline."""
@@ -67,9 +67,14 @@ def convert(request: ConversionRequest, enter: Callable[[str], None]) -> Convers
     enter(plan.MEASURE_SOURCE)
     reference = _measure_source(request, source, calibration, evaluation)
     artifacts, failures = _make_all(request, reference, enter)
+    warnings = [*reference.doubts]
+    for made in artifacts:
+        warnings += doubts.of_artifact(made, request.max_accuracy_drop)
+    problems = [f"{scheme} could not be made: {problem}" for scheme, problem in failures.items()]
     result = ConversionResult(
         artifacts=tuple(artifacts),
-        message="; ".join(f"{scheme} could not be made: {problem}" for scheme, problem in failures.items()),
+        message="; ".join(problems + [f"warning: {warning}" for warning in warnings]),
+        warnings=tuple(warnings),
         parameters=source.parameters,
         source_bytes=source_path.stat().st_size,
         worker=_worker(),
@@ -91,9 +96,13 @@ def _measure_source(
             FailureKind.BAD_INPUT,
             f"nan_outputs: the source model answers {broken} of {len(scores)} evaluation items with NaN or infinity",
         )
-    chosen = golden_cases.choose(evaluation.labels, request.golden_cases)
+    said = doubts.of_data(float((top_answers(scores) == evaluation.labels).mean()), evaluation.labels, source.classes)
+    # Only full int8 is fitted to the calibration data.
+    repeated = doubts.overlap(calibration_inputs, evaluation_inputs) if Scheme.FULL_INT8 in request.schemes else ""
+    chosen = golden_cases.choose(evaluation.labels, scores, request.golden_cases)
     return Reference(
         source=source,
+        doubts=[repeated, *said] if repeated else said,
         evaluation=evaluation,
         scores=scores,
         calibration_inputs=calibration_inputs,
@@ -115,8 +124,8 @@ def _make_all(
             artifacts.append(_measured(request, reference, scheme, content))
         except SchemeFailedError as exc:
             failures[scheme] = exc
-        except ModelLoadError as exc:
-            failures[scheme] = SchemeFailedError(f"what the converter made does not load: {exc}")
+        except (ModelLoadError, ModelFailedError) as exc:
+            failures[scheme] = SchemeFailedError(f"what the converter made does not run: {exc}")
     return artifacts, failures
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import tokenize
 import zipfile
+import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.lib import format as npy
 
 from shared.errors import InvalidInputError, PipelineError
 
@@ -20,6 +24,14 @@ if TYPE_CHECKING:
     Tensor = NDArray[Any]
 
 _NUMERIC = "biuf"
+_MAX_BYTES = 4 * 2**30
+"""Of one array, unpacked: calibration and a gate need thousands of items, not millions. Zeros pack 1,000 to 1."""
+_ZIP_ERRORS = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What zipfile raises at files that are none, cut, encrypted, or packed in a way that it does not know."""
+_HEADER_ERRORS = (ValueError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError)
+"""What numpy raises at a header, which it reads as a Python literal."""
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+"""Version 3 is for names of fields, which plain numbers have none of."""
 _SAVE_ITEMS = "save it with numpy.savez(path, x=items)"
 _SAVE_LABELS = "save it with numpy.savez(path, x=items, y=labels)"
 
@@ -95,29 +107,38 @@ def prepare(items: Tensor, pipeline: CompiledPipeline, field: str) -> list[Tenso
 
 def _read(path: Path, name: str, keys: dict[str, str]) -> dict[str, Tensor]:
     try:
-        # Pickled objects would run code when read.
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InvalidInputError(field=name, problem="is a single array, not an .npz", remedy=keys["x"])
-            for key, remedy in keys.items():
-                if key not in archive.files:
-                    raise InvalidInputError(field=f"{name}.{key}", problem="is missing", remedy=remedy)
-            return {key: _array(archive, name, key) for key in keys}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as exc:
+        with zipfile.ZipFile(path) as archive:
+            return {key: _array(archive, key, f"{name}.{key}", remedy) for key, remedy in keys.items()}
+    except _ZIP_ERRORS as exc:
         raise InvalidInputError(field=name, problem=f"is no readable .npz: {exc}", remedy=keys["x"]) from exc
 
 
-def _array(archive: np.lib.npyio.NpzFile, name: str, key: str) -> Tensor:
-    try:
-        array: Tensor = archive[key]
-    except ValueError as exc:
-        raise InvalidInputError(
-            field=f"{name}.{key}", problem=f"cannot be read: {exc}", remedy="store plain numbers, not Python objects"
-        ) from exc
-    if array.dtype.kind not in _NUMERIC:
-        raise InvalidInputError(field=f"{name}.{key}", problem=f"has dtype {array.dtype}", remedy="store numbers")
+def _array(archive: zipfile.ZipFile, key: str, field: str, remedy: str) -> Tensor:
+    member = f"{key}.npy"
+    if member not in archive.namelist():
+        raise InvalidInputError(field=field, problem="is missing", remedy=remedy)
+    with archive.open(member) as file:
+        _check_header(file, archive.getinfo(member).file_size, field)
+    with archive.open(member) as file:
+        # Pickled objects would run code when read.
+        array: Tensor = npy.read_array(file, allow_pickle=False)
     return array
+
+
+def _check_header(file: IO[bytes], size_bytes: int, field: str) -> None:
+    """Refuse what is no array of numbers before any memory is given to it: a header may claim any size."""
+    try:
+        shape, _, dtype = _HEADERS[npy.read_magic(file)](file)
+    except (*_HEADER_ERRORS, KeyError) as exc:
+        raise InvalidInputError(field=field, problem=f"is no array: {exc}", remedy="save it with numpy.savez") from exc
+    if dtype.kind not in _NUMERIC:
+        raise InvalidInputError(field=field, problem=f"has dtype {dtype}", remedy="store plain numbers")
+    claimed, held = math.prod(shape) * dtype.itemsize, size_bytes - file.tell()
+    if min(shape, default=0) < 0 or claimed > held:
+        raise InvalidInputError(field=field, problem=f"claims shape {shape} of {dtype}, and holds {held} bytes")
+    if claimed > _MAX_BYTES:
+        problem = f"has {claimed} bytes, more than {_MAX_BYTES}"
+        raise InvalidInputError(field=field, problem=problem, remedy="a sample of the items is enough")
 
 
 def _items(array: Tensor, field: str) -> Tensor:

@@ -32,7 +32,8 @@ class Parity:
 
     not_finite: int
     """Items answered with NaN or infinity."""
-    max_abs_diff: float
+    max_abs_diff: float | None
+    """None where an answer is NaN or infinite."""
     relative_difference: float
     """`max_abs_diff` as a share of the largest source answer."""
     noise: float
@@ -43,9 +44,8 @@ def compare(source: Scores, artifact: Scores) -> Parity:
     """Compare `(N, K)` scores of the same items. The source's must be finite."""
     not_finite = int((~np.isfinite(artifact)).any(axis=1).sum())
     if not_finite:
-        return Parity(
-            not_finite=not_finite, max_abs_diff=float("inf"), relative_difference=float("inf"), noise=float("inf")
-        )
+        endless = float("inf")
+        return Parity(not_finite=not_finite, max_abs_diff=None, relative_difference=endless, noise=endless)
     difference = artifact.astype(np.float64) - source
     largest = float(np.abs(difference).max())
     span = max(float(np.abs(source).max()), _TINY)

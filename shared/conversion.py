@@ -71,8 +71,9 @@ class ConvertedArtifact(msgspec.Struct, frozen=True, kw_only=True):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     accuracy: Accuracy
-    max_abs_diff: float
-    """Largest difference of outputs from the source model over the evaluation data."""
+    max_abs_diff: float | None
+    """Largest difference of outputs from the source model over the evaluation data; None where an answer was NaN or
+    infinite, which JSON cannot say."""
     latency_ms: float
     """Median of one invocation on the machine that converted; a ratio's denominator, not a promise."""
     golden: GoldenCheck
@@ -88,6 +89,9 @@ class ConversionResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
     artifacts: tuple[ConvertedArtifact, ...] = ()
     parameters: int = 0
     source_bytes: int = 0
+    warnings: tuple[str, ...] = ()
+    """What the figures do not show, although nothing was refused: too few samples for the margin, and the like. Also
+    part of `message`, for readers who know no warnings."""
     worker: str = ""
     """Framework and version that converted, for provenance."""
 

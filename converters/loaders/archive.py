@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from typing import TYPE_CHECKING
 
 from shared.errors import InvalidInputError
@@ -29,6 +30,9 @@ _MAGIC = {
     b"\x80\x04": "is a Python pickle, which would run code when opened",
     b"\x80\x05": "is a Python pickle, which would run code when opened",
 }
+_ZIP_ERRORS = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What zipfile raises at files that are none, cut, encrypted, or packed in a way that it does not know; and what json
+raises at text that is none, or nested by the thousand."""
 _CONFIG = "config.json"
 _WEIGHTS = "model.weights.h5"
 
@@ -62,6 +66,7 @@ def check_archive(path: Path) -> None:
     Raises:
         InvalidInputError: names the layer and says why.
     """
+    # Outside of the try below: a file that is not there is no fault of the model.
     with path.open("rb") as file:
         start = file.read(4)
     for magic, problem in _MAGIC.items():
@@ -70,7 +75,7 @@ def check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             config = _read_config(archive)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as exc:
+    except _ZIP_ERRORS as exc:
         raise InvalidInputError(field=_FIELD, problem=f"is no Keras model: {exc}", remedy=_SAVE_AGAIN) from exc
     for place, node in _declared(config, "the model"):
         _check_declared(place, node)
@@ -82,6 +87,12 @@ def _read_config(archive: zipfile.ZipFile) -> object:
         raise InvalidInputError(
             field=_FIELD, problem="holds a Python pickle, which would run code when opened", remedy=_SAVE_AGAIN
         )
+    # Keras unpacks assets into a folder. Python drops such names there; older ones did not.
+    outside = sorted(
+        name for name in names if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/")
+    )
+    if outside:
+        raise InvalidInputError(field=_FIELD, problem=f"holds {outside[0]!r}, which leads out of the archive")
     if not {_CONFIG, _WEIGHTS} <= names:
         raise InvalidInputError(
             field=_FIELD, problem=f"is no Keras model: it holds no {_CONFIG} and {_WEIGHTS}", remedy=_SAVE_AGAIN

@@ -50,12 +50,15 @@ class KerasInterpreter:
         """Answer in the framework, as at inference: dropout, noise and augmentation do nothing.
 
         Raises:
-            PipelineError: the shape is not the model's.
+            PipelineError: the shape or the values are not the model's.
         """
+        import tensorflow as tf
+
         try:
             return [np.asarray(self._model(inputs[0], training=False))]
-        except (ValueError, TypeError) as exc:
-            raise PipelineError(f"the source model cannot take {inputs[0].shape}: {exc}") from exc
+        # InvalidArgument: a word or a category that the model has no row for.
+        except (ValueError, TypeError, tf.errors.InvalidArgumentError) as exc:
+            raise PipelineError(f"the source model cannot take {inputs[0].shape}: {_first_line(exc)}") from exc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,7 +37,7 @@ model.save(f"{folder}/model.keras")
 items = numpy.random.default_rng(1).normal(size=(200, 8)).astype("float32")
 labels = model.predict(items, verbose=0).argmax(axis=1)
 numpy.savez(f"{folder}/calibration.npz", x=items[:100])
-numpy.savez(f"{folder}/evaluation.npz", x=items, y=labels)
+numpy.savez(f"{folder}/evaluation.npz", x=items[100:], y=labels[100:])
 """
 
 

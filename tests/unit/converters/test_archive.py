@@ -120,3 +120,70 @@ def test_archive_whose_configuration_is_no_json_is_refused(tmp_path: Path) -> No
         archive.writestr("config.json", "{not json")
         archive.writestr("model.weights.h5", b"")
     assert "no Keras model" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "assets/../../evil", "assets\\..\\..\\evil", "\\evil"])
+def test_archive_with_a_path_that_leads_out_is_refused(tmp_path: Path, name: str) -> None:
+    path = saved(tmp_path, declared(DENSE))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, b"x")
+    assert "leads out of the archive" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [(8, 1), (10, 99), (10, 8), (10, 14)], ids=["encrypted", "?", "zip", "lzma"]
+)
+def test_archive_packed_in_another_way_than_it_says_is_refused(tmp_path: Path, place: int, value: int) -> None:
+    path = saved(tmp_path, declared(DENSE))
+    content = bytearray(path.read_bytes())
+    content[content.find(b"PK\x01\x02") + place] = value
+    path.write_bytes(content)
+    assert "no Keras model" in refusal(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 50_000])
+def test_archive_nested_beyond_the_parser_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", text)
+        archive.writestr("model.weights.h5", b"")
+    assert "no Keras model" in refusal(path)
+
+
+@pytest.mark.parametrize(("member", "size"), [("config.json", 2**27), ("model.weights.h5", 2**32 - 2)])
+def test_archive_that_claims_to_unpack_to_more_than_memory_is_refused(tmp_path: Path, member: str, size: int) -> None:
+    path = saved(tmp_path, declared(DENSE), **{"more.bin": b"", "most.bin": b""})
+    content = bytearray(path.read_bytes())
+    place = content.find(b"PK\x01\x02")
+    while place >= 0:
+        length = int.from_bytes(content[place + 28 : place + 30], "little")
+        if bytes(content[place + 46 : place + 46 + length]).decode() in {member, "more.bin", "most.bin"}:
+            content[place + 24 : place + 28] = size.to_bytes(4, "little")
+        place = content.find(b"PK\x01\x02", place + 4)
+    path.write_bytes(content)
+    said = refusal(path)
+    assert "unpacks to more than" in said or "is larger than" in said
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    ["TimeDistributed", "Bidirectional", "SpectralNormalization", "RNN"],
+)
+def test_archive_with_lambda_within_a_wrapper_within_a_model_is_refused(tmp_path: Path, wrapper: str) -> None:
+    hidden = {"module": "keras.layers", "class_name": "Lambda", "config": {"name": "deep"}}
+    layer = {"module": "keras.layers", "class_name": wrapper, "config": {"name": "w", "layer": hidden}}
+    nested = {"module": "keras.src.models.functional", "class_name": "Functional", "config": {"layers": [layer]}}
+    assert "layer 'deep' is or holds a Lambda" in refusal(saved(tmp_path, declared(DENSE, nested)))
+
+
+def test_archive_with_code_in_what_it_was_compiled_with_is_refused(tmp_path: Path) -> None:
+    loss = {"module": "builtins", "class_name": "function", "config": "our_loss", "registered_name": "function"}
+    assert "would run code" in refusal(saved(tmp_path, {**declared(DENSE), "compile_config": {"loss": loss}}))
+
+
+def test_archive_with_a_name_twice_is_judged_by_the_one_that_keras_reads(tmp_path: Path) -> None:
+    code = {"module": "keras.layers", "class_name": "Lambda", "config": {"name": "twice"}}
+    path = saved(tmp_path, declared(DENSE))
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("config.json", json.dumps(declared(code)))
+    assert "layer 'twice'" in refusal(path)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import struct
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,7 +58,7 @@ def test_calibration_needs_no_labels(tmp_path: Path) -> None:
         ({"x": ITEMS, "y": np.zeros((6, 10), int)}, "evaluation.y", "(6, 10) for 6 items"),
         ({"x": ITEMS, "y": np.zeros(6)}, "evaluation.y", "float64"),
         ({"x": np.array(["a"] * 6), "y": np.zeros(6, int)}, "evaluation.x", "dtype <U1"),
-        ({"x": ITEMS.astype(object), "y": np.zeros(6, int)}, "evaluation.x", "cannot be read"),
+        ({"x": ITEMS.astype(object), "y": np.zeros(6, int)}, "evaluation.x", "dtype object"),
     ],
 )
 def test_evaluation_that_cannot_be_used_is_refused_by_field(
@@ -77,7 +79,84 @@ def test_evaluation_of_garbage_is_refused_with_how_to_save(tmp_path: Path, conte
 def test_evaluation_of_a_single_array_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "data.npy"
     np.save(path, ITEMS)
-    assert "not an .npz" in problem_of_evaluation(path).problem
+    assert "no readable .npz" in problem_of_evaluation(path).problem
+
+
+def packed(tmp_path: Path, **members: bytes) -> Path:
+    path = tmp_path / "data.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name.replace("__", "."), content)
+    return path
+
+
+def npy(header: str, content: bytes = b"", *, version: bytes = b"\x01\x00") -> bytes:
+    return b"\x93NUMPY" + version + struct.pack("<H", len(header)) + header.encode() + content
+
+
+def claiming(shape: str, dtype: str = "<f4", content: bytes = bytes(16)) -> bytes:
+    return npy(f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}}}", content)
+
+
+@pytest.mark.parametrize(
+    ("member", "said"),
+    [
+        (claiming("(1000000000000,)"), "claims shape"),
+        (claiming("(2000000000, 1125899906842624)"), "claims shape"),
+        (claiming("(-1,)"), "claims shape"),
+        (claiming("(-1, -4)"), "claims shape"),
+        (claiming("(5,)"), "claims shape"),
+        (claiming("(1,)", "|O", b"\x80\x04N."), "dtype object"),
+        (claiming("(2,)", "<c8"), "dtype complex64"),
+        (claiming("(2,)", "<M8[s]"), "dtype datetime64"),
+        (b"hello", "is no array"),
+        (b"", "is no array"),
+        (npy("{'descr': '<f4',"), "is no array"),
+        (npy("(" * 5000), "is no array"),
+        (npy("__import__('os').abort()"), "is no array"),
+        (npy("", version=b"\x09\x00"), "is no array"),
+    ],
+)
+def test_calibration_attack_in_the_header_is_refused_by_field(tmp_path: Path, member: bytes, said: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        datasets.load_calibration(packed(tmp_path, x__npy=member))
+    assert caught.value.field == "calibration.x"
+    assert said in caught.value.problem
+
+
+def test_calibration_of_more_than_memory_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", claiming(f"({2**30 + 1},)"))
+    # The directory of the archive lies too.
+    content = bytearray(path.read_bytes())
+    entry = content.find(b"PK\x01\x02")
+    content[entry + 24 : entry + 28] = struct.pack("<I", 2**32 - 2)
+    path.write_bytes(content)
+    with pytest.raises(InvalidInputError, match=r"calibration\.x: (has|claims)"):
+        datasets.load_calibration(path)
+
+
+def test_calibration_named_without_its_ending_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"calibration\.x: is missing"):
+        datasets.load_calibration(packed(tmp_path, x=b"hello"))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [(8, 1), (10, 99), (10, 8), (10, 14)], ids=["encrypted", "?", "zip", "lzma"]
+)
+def test_calibration_packed_in_another_way_than_it_says_is_refused(tmp_path: Path, place: int, value: int) -> None:
+    path = saved(tmp_path, x=ITEMS)
+    content = bytearray(path.read_bytes())
+    content[content.find(b"PK\x01\x02") + place] = value
+    path.write_bytes(content)
+    with pytest.raises(InvalidInputError, match=r"calibration: is no readable \.npz"):
+        datasets.load_calibration(path)
+
+
+def test_calibration_of_other_byte_order_and_axis_order_is_read_as_its_numbers(tmp_path: Path) -> None:
+    items = datasets.load_calibration(saved(tmp_path, x=np.asfortranarray(ITEMS.astype(">f8"))))
+    np.testing.assert_array_equal(items, ITEMS)
 
 
 def test_evaluation_with_a_pickle_inside_is_refused_unopened(tmp_path: Path) -> None:

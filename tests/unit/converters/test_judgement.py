@@ -2,15 +2,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import pytest
 
 from converters import gate, golden_cases, parity
 from shared.conversion import ConvertedArtifact
-from shared.manifest import Accuracy, Scheme, digest
-from shared.runtime.golden import check_golden
+from shared.manifest import Accuracy, GoldenCase, GoldenCheck, Scheme, digest
+from shared.runtime.golden import check_golden, to_tensor_data
 from shared.runtime.interpreter import Kernels, LiteRtInterpreter
-from tests.support.models import golden_check, one_hot_classifier, random_classifier
+from tests.support.models import dense_classifier, golden_check, one_hot_classifier, random_classifier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,7 +87,9 @@ def test_parity_lost_weights_are_refused_in_every_scheme(scheme: Scheme) -> None
 def test_parity_nan_answers_are_refused_in_every_scheme(scheme: Scheme) -> None:
     broken = SCORES.copy()
     broken[7, 3] = np.inf
-    refused = parity.refusal(parity.compare(SCORES, broken), scheme, 200)
+    compared = parity.compare(SCORES, broken)
+    assert compared.max_abs_diff is None
+    refused = parity.refusal(compared, scheme, 200)
     assert refused == "nan_outputs: 1 of 200 answers are NaN or infinite"
 
 
@@ -105,10 +108,38 @@ def test_parity_source_that_never_varies_is_compared_by_size() -> None:
     assert parity.refusal(parity.compare(constant, -constant), Scheme.FULL_INT8, 5)
 
 
-def test_golden_choice_takes_turns_between_classes() -> None:
+def test_golden_choice_takes_typical_of_each_class_and_undecided_in_turn() -> None:
     labels = np.array([0, 0, 0, 1, 1, 2], np.int64)
-    assert golden_cases.choose(labels, 4) == [0, 3, 5, 1]
-    assert sorted(golden_cases.choose(labels, 99)) == [0, 1, 2, 3, 4, 5]
+    scores = np.array([[0.9, 0], [0.8, 0], [0.1, 0], [0, 0.7], [0, 0.2], [0, 0.9]], np.float32)
+    assert golden_cases.choose(labels, scores, 4) == [0, 2, 3, 4]
+    assert sorted(golden_cases.choose(labels, scores, 99)) == [0, 1, 2, 3, 4, 5]
+
+
+def test_golden_choice_of_one_score_takes_those_near_one_half() -> None:
+    scores = np.array([[0.99], [0.01], [0.52], [0.9]], np.float32)
+    assert golden_cases.choose(np.array([1, 0, 1, 1], np.int64), scores, 2) == [1, 2]
+
+
+def test_golden_choice_leaves_the_closest_to_the_end() -> None:
+    lead = np.linspace(0, 1, 200, dtype=np.float32)
+    scores = np.stack([lead, np.zeros_like(lead)], axis=1)
+    chosen = golden_cases.choose(np.zeros(200, np.int64), scores, 6)
+    assert chosen == [0, 3, 1, 4, 2, 5]
+
+
+@pytest.mark.parametrize(("answers", "blind"), [((0.5, 0.55), True), ((0.1, 0.9), False), ((0.4,), True)])
+def test_golden_check_that_a_constant_would_pass_is_blind(answers: tuple[float, ...], blind: bool) -> None:
+    cases = tuple(
+        GoldenCase(inputs=(), outputs=(to_tensor_data(np.array([[answer, 0]], np.float32)),)) for answer in answers
+    )
+    assert golden_cases.is_blind(GoldenCheck(cases=cases, atol=0.05, rtol=0.0)) is blind
+
+
+def test_golden_check_of_answers_that_are_no_numbers_is_refused_and_fits_json() -> None:
+    model = dense_classifier(np.full((3, 2), np.nan, np.float32), np.zeros(2, np.float32), softmax=False)
+    check, refused = golden_cases.make(model, [np.ones(3, np.float32)], Scheme.FLOAT32)
+    assert refused.startswith("kernels_disagree: ")
+    assert msgspec.json.decode(msgspec.json.encode(check), type=GoldenCheck).atol == 0.0
 
 
 @pytest.mark.parametrize("kernels", list(Kernels))
