@@ -23,7 +23,7 @@ from controller.rollouts.service import RolloutService
 from controller.telemetry.service import TelemetryService
 from controller.trust.broker_config import BrokerAccess
 from controller.trust.tls import CertificateFiles, client_context
-from shared.errors import InvalidInputError, NotFoundError
+from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:
     import ssl
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from controller.config import ControllerConfig
     from controller.db.engine import Database
     from controller.db.unit_of_work import UnitOfWork
-    from controller.facts import DesiredFacts, PublishedFile
+    from controller.facts import DesiredFacts
     from controller.trust.installation import Publisher, Trust
     from shared.clock import Clock
     from shared.ids import DeviceId, ReleaseId
@@ -88,8 +88,7 @@ def wire(ground: Ground) -> Services:
         interval_s=config.pulse_interval_s,
     )
     use = ReleaseUse(desired)
-    publisher = OncePublisher(ground.publisher)
-    releases = Releases(database=database, blobs=ground.blobs, publisher=publisher, use=use, clock=clock)
+    releases = Releases(database=database, blobs=ground.blobs, publisher=ground.publisher, use=use, clock=clock)
     rollouts = RolloutService(database=database, cohorts=Cohorts(), releases=releases, desires=desired, pulses=pulse)
     use.rollouts = rollouts
     fleet = FleetService(
@@ -115,24 +114,6 @@ def wire(ground: Ground) -> Services:
         ingest=_ingest(ground, broker=broker, rollouts=rollouts, desired=desired, telemetry=telemetry),
         dispatch=Dispatch(database=database, rollouts=rollouts, clock=clock),
     )
-
-
-class OncePublisher:
-    """Vouches for what is new: two releases may hold the same artifact, which stays as it was first published."""
-
-    def __init__(self, publisher: Publisher) -> None:
-        self._publisher = publisher
-
-    async def publish(self, files: Sequence[PublishedFile]) -> None:
-        """Publish the files that are not. Raises ConflictError when other bytes stand under a path."""
-        await self._publisher.publish([file for file in files if not await self._stands(file)])
-
-    async def _stands(self, file: PublishedFile) -> bool:
-        try:
-            found = await self._publisher.find(file.path)
-        except NotFoundError:
-            return False
-        return (found.sha256, found.length_bytes) == (file.sha256, file.length_bytes)
 
 
 class ReleaseUse:

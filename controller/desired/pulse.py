@@ -85,7 +85,9 @@ class PulseService:
     async def _newest_if_fresh(self) -> PulseState | None:
         async with self._database.unit_of_work(read_only=True) as uow:
             state = await store.pulse(uow.session)
-            return state if state and uow.clock.now() - state.issued_at < self._interval else None
+            # One from the future was issued under a wrong clock: to wait for it would leave the fleet without a Pulse.
+            fresh = state is not None and timedelta() <= uow.clock.now() - state.issued_at < self._interval
+            return state if fresh else None
 
     async def _beat_now(self) -> PulseState:
         async with self._database.unit_of_work() as uow:

@@ -150,17 +150,16 @@ class DesiredService:
             uow.after_commit(self.changed.set)
 
     async def reseal_due(self, limit: int = 200) -> int:
-        """Seal again what has used half its lifetime or is of an earlier epoch; return how many were, up to `limit`."""
+        """Seal again what has used half its lifetime; return how many documents, up to `limit`."""
         async with self._database.unit_of_work() as uow:
             before = uow.clock.now() + self._times.lifetime / 2
-            epoch = await store.epoch(uow.session)
-            due = await store.to_reseal(uow.session, before=before, epoch=epoch, limit=limit)
+            due = await store.to_reseal(uow.session, before=before, limit=limit)
             await self._reseal(uow, due)
         return len(due)
 
     async def raise_epoch(self, uow: UnitOfWork) -> Epoch:
         """Begin a new incarnation, after recovery from a backup: what is sealed from now on counts as newer."""
-        epoch = await store.raise_epoch(uow.session)
+        epoch = await store.raise_epoch(uow.session, uow.clock.now())
         uow.audit("epoch_raised", "installation", {"epoch": epoch})
         return epoch
 

@@ -98,7 +98,9 @@ class FleetService:
             await enrolment.sweep(uow.session, now)
             invite = await enrolment.invite(uow.session, name, expires_at)
             uow.audit("device_invited", name, {"site": place, "labels": len(checked)})
-        await self.apply_access()
+        if known is not None and known.removed_at is not None:
+            # Only for one that the broker turns away: the list of all removed devices grows with the fleet.
+            await self.apply_access()
         return invite
 
     async def enrol(self, *, token: str, csr_pem: bytes, hardware: DeviceHardware) -> Enrolled:

@@ -24,10 +24,10 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]  # python-tuf offer
 
 from controller.trust.keyring import Role
 from shared import manifest, signing
-from shared.ids import InstallationId, KeyId
+from shared.ids import HardwareProfileId, InstallationId, KeyId, Sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from securesystemslib.signer import (  # type: ignore[attr-defined]  # offered here, without an `__all__`
@@ -58,6 +58,12 @@ class _DirectorCustom(msgspec.Struct, frozen=True, kw_only=True):
     keys: dict[KeyId, str]
     min_release_counter: int
     installation_id: InstallationId
+
+
+class _FileCustom(msgspec.Struct, frozen=True, kw_only=True):
+    release_counter: int
+    """Of the release that brought the file first."""
+    profiles: list[HardwareProfileId]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,11 +116,16 @@ def bin_of(path: str) -> str:
 
 def target_of(file: PublishedFile) -> TargetFile:
     """Return a published file as a target."""
-    return TargetFile(
-        length=file.length_bytes,
-        hashes={"sha256": file.sha256},
-        path=file.path,
-        unrecognized_fields={"custom": {"release_counter": file.release_counter, "profiles": list(file.profiles)}},
+    custom = _FileCustom(release_counter=file.release_counter, profiles=list(file.profiles))
+    return _target(file.path, file.length_bytes, file.sha256, custom)
+
+
+def widened(target: TargetFile, profiles: Sequence[HardwareProfileId]) -> TargetFile:
+    """Return a published target for further profiles as well: two releases may hold the very same bytes."""
+    custom = msgspec.convert(target.custom, _FileCustom)
+    both = list(dict.fromkeys([*custom.profiles, *profiles]))
+    return _target(
+        target.path, target.length, Sha256(target.hashes["sha256"]), msgspec.structs.replace(custom, profiles=both)
     )
 
 
@@ -139,4 +150,13 @@ def new_targets(bins_key: Key, trust: DirectorTrust) -> Targets:
     return Targets(
         targets={DIRECTOR_PATH: trust.target()},
         delegations=Delegations({bins_key.keyid: bins_key}, succinct_roles=shape),
+    )
+
+
+def _target(path: str, length_bytes: int, sha256: Sha256, custom: _FileCustom) -> TargetFile:
+    return TargetFile(
+        length=length_bytes,
+        hashes={"sha256": sha256},
+        path=path,
+        unrecognized_fields={"custom": msgspec.to_builtins(custom)},
     )

@@ -6,6 +6,7 @@ folder, but has no key, would be laundered into the repository.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from securesystemslib.signer import (  # type: ignore[attr-defined]  # offered here, without an `__all__`
@@ -38,6 +39,8 @@ T = TypeVar("T", Root, Timestamp, Snapshot, Targets)
 
 _SERIALIZER = JSONSerializer(compact=True)
 _TIMESTAMP = "timestamp"
+# A clock that is corrected by less is no reason to sign 256 bins again.
+_CLOCK_MAY_STEP = timedelta(hours=1)
 
 
 class MetadataFolder:
@@ -108,9 +111,13 @@ class MetadataFolder:
             sync_file(file)
         sync_folder(self.path)
 
-    def half_used(self, signed: Signed, role: Role) -> bool:
-        """Whether half of a signature's lifetime is over."""
-        return signed.expires - self._clock.now() < LIFETIMES[role] / 2
+    def is_due(self, signed: Signed, role: Role) -> bool:
+        """Whether a signature is to be renewed: half its lifetime is over, or it was given under a clock far ahead.
+
+        The latter would be believed for as long as the clock was wrong, and nobody would notice that news is withheld.
+        """
+        left = signed.expires - self._clock.now()
+        return not LIFETIMES[role] / 2 <= left <= LIFETIMES[role] + _CLOCK_MAY_STEP
 
     def _sign(self, signed: T, role: Role, version: int) -> bytes:
         signed.version = version

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from tuf.api.metadata import (  # type: ignore[attr-defined]  # python-tuf offers them here, without an `__all__`
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from shared.ids import InstallationId
 
 # The shortest-lived signature is renewed 12 hours before it ends; looking parses all 256 bins.
-_LOOK_EVERY = timedelta(minutes=10)
+_LOOK_EVERY_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +65,7 @@ class Repository:
         self._folder = MetadataFolder(path=folder, keys=keys, clock=clock)
         self._keys = keys
         self._clock = clock
-        self._looked_at = datetime.min.replace(tzinfo=UTC)
+        self._look_at_s = clock.monotonic()
         self._lock = threading.Lock()
         self._bins: dict[str, tuple[int, Targets]] = {}
 
@@ -126,7 +125,7 @@ class Repository:
         return TrustedFile(path=path, sha256=Sha256(target.hashes["sha256"]), length_bytes=target.length)
 
     def publish(self, files: Sequence[PublishedFile]) -> None:
-        """Vouch for files; those that are published already are left alone.
+        """Vouch for files; of those that are published already nothing changes but that more profiles may take them.
 
         Raises:
             ConflictError: another file was published under that path: a release is immutable.
@@ -173,17 +172,18 @@ class Repository:
         Cheap to call at every tick: it looks at the files every ten minutes only.
         """
         with self._lock:
-            if self._clock.now() - self._looked_at < _LOOK_EVERY:
+            # By the clock that nobody sets: one that was wrong for a while must not put the next look off for years.
+            if self._clock.monotonic() < self._look_at_s:
                 return Refreshed(roles=(), needs_offline_key=())
-            self._looked_at = self._clock.now()
+            self._look_at_s = self._clock.monotonic() + _LOOK_EVERY_S
             snapshot = self._folder.snapshot()
             missing: list[Role] = []
             roles = self._refresh_top_level(snapshot, missing) + self._refresh_bins(snapshot)
             below_root = [role for role in roles if role != Role.ROOT]
-            if below_root or self._folder.half_used(snapshot, Role.SNAPSHOT):
+            if below_root or self._folder.is_due(snapshot, Role.SNAPSHOT):
                 self._finish(snapshot)
                 roles += [Role.SNAPSHOT, Role.TIMESTAMP]
-            elif self._folder.half_used(self._folder.timestamp(), Role.TIMESTAMP):
+            elif self._folder.is_due(self._folder.timestamp(), Role.TIMESTAMP):
                 self._write_timestamp(snapshot.version)
                 roles.append(Role.TIMESTAMP)
             return Refreshed(roles=tuple(roles), needs_offline_key=tuple(missing))
@@ -192,7 +192,7 @@ class Repository:
         """Sign root and targets again where due; note in `missing` whose key is not here."""
         root, targets = self._folder.root(), self._folder.targets(snapshot)
         both: dict[Role, Signed] = {Role.ROOT: root, Role.TARGETS: targets}
-        due = [role for role, signed in both.items() if self._folder.half_used(signed, role)]
+        due = [role for role, signed in both.items() if self._folder.is_due(signed, role)]
         missing += [role for role in due if self._keys.find(role) is None]
         if Role.ROOT in due and Role.ROOT not in missing:
             self._folder.write(root, role=Role.ROOT, name=Role.ROOT, version=root.version + 1)
@@ -202,7 +202,7 @@ class Repository:
 
     def _refresh_bins(self, snapshot: Snapshot) -> list[str]:
         bins = self._folder.bins(tuf.BIN_NAMES, snapshot)
-        due = {name: signed for name, signed in bins.items() if self._folder.half_used(signed, Role.BINS)}
+        due = {name: signed for name, signed in bins.items() if self._folder.is_due(signed, Role.BINS)}
         self._write_bins(due, snapshot)
         return list(due)
 
@@ -243,9 +243,9 @@ class Repository:
 
 def _add(file: PublishedFile, bin_: Targets) -> bool:
     """Enter a file into its bin, and say whether that changed the bin."""
-    wanted = tuf.target_of(file)
     present: TargetFile | None = bin_.targets.get(file.path)
-    if present is not None and present != wanted:
+    wanted = tuf.target_of(file) if present is None else tuf.widened(present, file.profiles)
+    if (wanted.length, wanted.hashes) != (file.length_bytes, {"sha256": file.sha256}):
         raise ConflictError(kind="target", name=file.path, problem="is published with other content")
     bin_.targets[file.path] = wanted
-    return present is None
+    return present != wanted

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from shared.ids import DeviceId, Epoch, Generation, Sha256
     from shared.wire import Heartbeat
@@ -47,6 +48,7 @@ def standing(document: Document, heartbeat: Heartbeat, *, now: datetime, patienc
         return Standing.AHEAD
     if accepted == wanted and heartbeat.body_digest == document.body_digest:
         return Standing.LEVEL
-    if not document.published or document.published_at is None or now - document.published_at < patience:
+    if not document.published or document.published_at is None:
         return Standing.WAITING
-    return Standing.BEHIND
+    # Published in the future: the clock was wrong then, and says nothing of how long the device has had.
+    return Standing.WAITING if timedelta() <= now - document.published_at < patience else Standing.BEHIND

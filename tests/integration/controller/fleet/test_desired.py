@@ -257,6 +257,15 @@ async def test_pulse_beats_at_its_interval_with_growing_serials(world: FleetWorl
     assert len([message for message in world.broker.published if message.topic == topics.PULSE]) == 3
 
 
+async def test_pulse_of_a_clock_that_was_set_back_is_replaced_at_once(world: FleetWorld, clock: TestClock) -> None:
+    clock.forward(days=400)
+    await world.pulse.beat_if_due()
+    clock.forward(days=-400)
+    await world.pulse.beat_if_due()
+    pulse = world.opened_pulse(world.broker.retained[topics.PULSE])
+    assert (pulse.serial, pulse.issued_at) == (2, clock.now())
+
+
 async def test_halt_reaches_the_next_pulse_at_once_and_over_https(world: FleetWorld) -> None:
     await world.pulse.beat_if_due()
     async with world.database.unit_of_work() as uow:

@@ -93,6 +93,7 @@ def test_release_without_a_file_is_refused() -> None:
         ((2, 0, NO_BODY), {}, Standing.AHEAD),
         ((1, 2, NO_BODY), {"published_at": NOW - timedelta(seconds=59)}, Standing.WAITING),
         ((1, 2, NO_BODY), {"published_at": NOW - timedelta(seconds=60)}, Standing.BEHIND),
+        ((1, 2, NO_BODY), {"published_at": NOW + timedelta(days=400)}, Standing.BEHIND),
         ((1, 2, NO_BODY), {"published": False}, Standing.WAITING),
         ((1, 2, NO_BODY), {"published_at": None}, Standing.WAITING),
     ],

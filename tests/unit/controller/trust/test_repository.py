@@ -38,12 +38,17 @@ class SettableClock:
 
     def __init__(self) -> None:
         self.moved = timedelta()
+        self._corrected = timedelta()
+
+    def set_back(self) -> None:
+        """Show the right time again; the running time of the process goes on."""
+        self._corrected, self.moved = self._corrected + self.moved, timedelta()
 
     def now(self) -> datetime:
         return SystemClock().now() + self.moved
 
     def monotonic(self) -> float:
-        return self.moved.total_seconds()
+        return (self._corrected + self.moved).total_seconds()
 
 
 class FolderFetcher(FetcherInterface):
@@ -160,6 +165,15 @@ def test_publication_of_other_content_under_the_same_path_is_refused(world: Worl
     world.repository.publish([artifact()])
     with pytest.raises(ConflictError, match="other content"):
         world.repository.publish([replace(artifact(), length_bytes=6)])
+
+
+def test_publication_of_the_same_bytes_for_another_profile_serves_both(world: World) -> None:
+    world.repository.publish([artifact()])
+    pi = HardwareProfileId("pi")
+    world.repository.publish([replace(artifact(counter=2), profiles=(pi,))])
+    found = world.target(artifact().path)
+    assert found is not None
+    assert found.custom == {"release_counter": 1, "profiles": ["generic", "pi"]}
 
 
 def test_publication_of_many_files_needs_one_snapshot(world: World) -> None:
@@ -313,6 +327,16 @@ def test_refresh_called_at_every_tick_looks_every_ten_minutes(world: World) -> N
     world.repository.refresh_expiring()
     world.clock.moved = timedelta(minutes=9)
     (world.repository.metadata_folder / "timestamp.json").unlink()
+    assert world.repository.refresh_expiring().roles == ()
+
+
+def test_refresh_after_a_clock_far_ahead_was_set_back_shortens_what_it_signed(world: World) -> None:
+    world.clock.moved = timedelta(days=4000)
+    world.repository.refresh_expiring()
+    world.clock.set_back()
+    world.clock.moved = timedelta(minutes=11)
+    assert set(world.repository.refresh_expiring().roles) == {"root", "targets", "snapshot", "timestamp", *BIN_NAMES}
+    world.clock.moved = timedelta(minutes=22)
     assert world.repository.refresh_expiring().roles == ()
 
 
