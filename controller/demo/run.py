@@ -86,8 +86,10 @@ async def _tell(story: Story, school: School) -> Claims:
     async with asyncio.TaskGroup() as tasks:
         following = tasks.create_task(_release_following(story, school))
         episode_v1 = await story.roll_out(first)
-    _must(episode_v1.rollout.state == "completed", "the first release did not reach every device")
-    screen.done(f"{first.name} serves on {len(episode_v1.assignments)} devices after {episode_v1.seconds:.0f} s")
+        _must(episode_v1.rollout.state == "completed", "the first release did not reach every device")
+        screen.done(f"{first.name} serves on {len(episode_v1.assignments)} devices after {episode_v1.seconds:.0f} s")
+        if not following.done():
+            screen.step("two more releases are still being trained and converted")
     second, wrong = following.result()
 
     async with asyncio.TaskGroup() as tasks:
