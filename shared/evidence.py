@@ -24,17 +24,29 @@ class Verdict(StrEnum):
 
 
 def evidence_above(*, trials: int, hits: int, share: float) -> float:
-    """Return the e-value against "the share of hits is at most `share`" (0 < share < 1)."""
+    """Return the e-value against "the share of hits is at most `share`" (0..1)."""
+    # At the ends likelihood ratios divide by zero: one hit disproves "never", and nothing "at most always".
+    if share <= 0:
+        return math.inf if hits else 1.0
+    if share >= 1:
+        return 1.0
     return _mixture(trials, hits, share, [share + (1 - share) * j / _GRID for j in range(1, _GRID + 1)])
 
 
 def evidence_below(*, trials: int, hits: int, share: float) -> float:
-    """Return the e-value against "the share of hits is at least `share`" (0 < share < 1)."""
+    """Return the e-value against "the share of hits is at least `share`" (0..1)."""
+    if share >= 1:
+        return math.inf if hits < trials else 1.0
+    if share <= 0:
+        return 1.0
     return _mixture(trials, hits, share, [share * j / _GRID for j in range(_GRID)])
 
 
 def share_verdict(*, trials: int, hits: int, margin: float, alpha: float) -> Verdict:
-    """Judge a share against its margin: FAIL above, PASS below, else CONTINUE; each wrong with a chance ≤ alpha."""
+    """Judge a share against its margin: FAIL above, PASS below, else CONTINUE; each wrong with a chance ≤ alpha.
+
+    A margin of 0 never passes: no number of trials shows that something never happens.
+    """
     if evidence_above(trials=trials, hits=hits, share=margin) >= 1 / alpha:
         return Verdict.FAIL
     if evidence_below(trials=trials, hits=hits, share=margin) >= 1 / alpha:

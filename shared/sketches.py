@@ -15,6 +15,9 @@ RELATIVE_ACCURACY = 0.01
 _GAMMA = (1 + RELATIVE_ACCURACY) / (1 - RELATIVE_ACCURACY)
 _LOG_GAMMA = math.log(_GAMMA)
 _SMALLEST = 1e-9
+_LARGEST = 1e12
+"""30 years in milliseconds. With an end to the bins, no value and no bin that a device sends can overflow a double."""
+_LAST_BIN = math.ceil(math.log(_LARGEST) / _LOG_GAMMA)
 
 
 class Sketch(msgspec.Struct, kw_only=True):
@@ -25,13 +28,16 @@ class Sketch(msgspec.Struct, kw_only=True):
     total: float = 0.0
 
     def add(self, value: float) -> None:
-        """Count one value ≥ 0."""
-        self.total += value
-        if value <= _SMALLEST:
+        """Count one value; below 0 counts as 0 and above 1e12 as that. NaN is no value and is not counted."""
+        # A measurement must never break what is measured, so that nothing here raises.
+        if value > _SMALLEST:
+            value = min(value, _LARGEST)
+            self.total += value
+            index = math.ceil(math.log(value) / _LOG_GAMMA)
+            self.bins[index] = self.bins.get(index, 0) + 1
+        elif value <= _SMALLEST:
+            self.total += max(value, 0.0)
             self.zeros += 1
-            return
-        index = math.ceil(math.log(value) / _LOG_GAMMA)
-        self.bins[index] = self.bins.get(index, 0) + 1
 
     def merge(self, other: Sketch) -> None:
         """Add all that `other` has counted."""
@@ -72,5 +78,10 @@ class Sketch(msgspec.Struct, kw_only=True):
         for index in sorted(self.bins):
             seen += self.bins[index]
             if rank < seen:
-                return 2 * _GAMMA**index / (_GAMMA + 1)
-        return 2 * _GAMMA ** max(self.bins) / (_GAMMA + 1)
+                return _middle(index)
+        return _middle(max(self.bins, default=0))
+
+
+def _middle(index: int) -> float:
+    """Return the value whose relative distance to both ends of a bin is the same."""
+    return 2 * _GAMMA ** min(index, _LAST_BIN) / (_GAMMA + 1)

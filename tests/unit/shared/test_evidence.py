@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -58,3 +59,24 @@ def test_evidence_is_one_before_anything_was_seen() -> None:
 
 def test_evidence_of_a_million_hits_does_not_overflow() -> None:
     assert evidence_above(trials=10**6, hits=10**6, share=0.5) > 1e100
+
+
+@pytest.mark.parametrize(("hits", "verdict"), [(0, Verdict.CONTINUE), (1, Verdict.FAIL), (50, Verdict.FAIL)])
+def test_share_that_must_be_nothing_fails_at_the_first_hit_and_never_passes(hits: int, verdict: Verdict) -> None:
+    assert share_verdict(trials=50, hits=hits, margin=0.0, alpha=0.05) is verdict
+
+
+@pytest.mark.parametrize(("hits", "verdict"), [(50, Verdict.CONTINUE), (49, Verdict.PASS), (0, Verdict.PASS)])
+def test_share_that_may_be_all_never_fails(hits: int, verdict: Verdict) -> None:
+    assert share_verdict(trials=50, hits=hits, margin=1.0, alpha=0.05) is verdict
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_evidence_of_no_trials_is_none(share: float) -> None:
+    assert evidence_above(trials=0, hits=0, share=share) == pytest.approx(1.0)
+    assert evidence_below(trials=0, hits=0, share=share) == pytest.approx(1.0)
+
+
+def test_evidence_of_a_million_trials_is_a_number() -> None:
+    assert math.isfinite(evidence_above(trials=10**6, hits=10**6, share=0.1))
+    assert math.isfinite(evidence_below(trials=10**6, hits=0, share=0.1))

@@ -100,3 +100,47 @@ def test_uplink_mac_moves_with_every_part() -> None:
     assert len(set(macs)) == len(macs)
     assert signing.same_mac(mac(), mac())
     assert not signing.same_mac(mac(), mac(seq=2))
+
+
+def with_signatures(*signatures: object) -> bytes:
+    envelope = msgspec.json.decode(signing.seal(KIND, b"{}", KEY))
+    envelope["signatures"] = list(signatures)
+    return msgspec.json.encode(envelope)
+
+
+def signature(key: Ed25519PrivateKey) -> dict[str, str]:
+    (made,) = msgspec.json.decode(signing.seal(KIND, b"{}", key))["signatures"]
+    return {"keyid": made["keyid"], "sig": made["sig"]}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_seal_of_a_trusted_key_beside_a_strangers_is_believed(order: int) -> None:
+    sealed = with_signatures(*[signature(OTHER), signature(KEY)][::order])
+    assert signing.unseal(sealed, payload_type=KIND, keys=TRUSTED) == (b"{}", signing.key_id(KEY.public_key()))
+
+
+def test_seal_of_a_trusted_key_behind_a_broken_one_of_its_name_is_believed() -> None:
+    broken = {**signature(KEY), "sig": signature(OTHER)["sig"]}
+    assert signing.unseal(with_signatures(broken, signature(KEY)), payload_type=KIND, keys=TRUSTED)[0] == b"{}"
+
+
+@pytest.mark.parametrize("signatures", [[], [{"keyid": "", "sig": ""}], [{"keyid": "x" * 64, "sig": "AAAA"}]])
+def test_seal_without_a_usable_signature_is_refused(signatures: list[object]) -> None:
+    with pytest.raises(UnsealError, match="no signature by a trusted key"):
+        signing.unseal(with_signatures(*signatures), payload_type=KIND, keys=TRUSTED)
+
+
+def test_seal_names_the_key_that_verified_when_two_are_trusted() -> None:
+    both = {**TRUSTED, signing.key_id(OTHER.public_key()): OTHER.public_key()}
+    sealed = with_signatures(signature(OTHER), signature(KEY))
+    assert signing.unseal(sealed, payload_type=KIND, keys=both)[1] == signing.key_id(OTHER.public_key())
+
+
+def test_seal_with_no_key_trusted_is_refused() -> None:
+    with pytest.raises(UnsealError, match="no signature"):
+        signing.unseal(signing.seal(KIND, b"{}", KEY), payload_type=KIND, keys={})
+
+
+@pytest.mark.parametrize("text", ["", "ä", "f" * 63, "\N{FULLWIDTH LATIN SMALL LETTER A}" * 64])
+def test_mac_that_is_none_is_not_the_same(text: str) -> None:
+    assert not signing.same_mac(signing.uplink_mac(b"k", topic="t", boot_id=BootId("1"), seq=1, body=b""), text)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 
 import msgspec
@@ -53,6 +54,46 @@ def test_zero_is_counted_and_sorted_first() -> None:
     sketch = sketch_of([0.0, 0.0, 5.0])
     assert sketch.count == 3
     assert sketch.quantile(0.5) == 0.0
+
+
+@pytest.mark.parametrize(("value", "counted"), [(-3.0, 0.0), (float("-inf"), 0.0), (1e300, 1e12), (float("inf"), 1e12)])
+def test_value_out_of_range_counts_as_the_nearest_that_is_none(value: float, counted: float) -> None:
+    sketch = sketch_of([value])
+    assert sketch.count == 1
+    assert sketch.mean == counted
+    assert sketch.quantile(0.5) == pytest.approx(counted, rel=RELATIVE_ACCURACY * 1.001)
+
+
+def test_nan_is_not_counted_and_spoils_nothing() -> None:
+    sketch = sketch_of([1.0, float("nan"), 3.0])
+    assert (sketch.count, sketch.mean) == (2, 2.0)
+
+
+@pytest.mark.parametrize("text", ['{"bins":{"999999":1}}', '{"bins":{"-999999":1}}', '{"bins":{"5":2},"zeros":-1}'])
+def test_sketch_attack_with_impossible_counts_has_a_finite_quantile(text: str) -> None:
+    hostile = msgspec.json.decode(text, type=Sketch)
+    merged = sketch_of([1.0])
+    merged.merge(hostile)
+    for share in (0.0, 0.5, 1.0, 2.0, -1.0):
+        value = merged.quantile(share)
+        assert value is not None
+        assert math.isfinite(value)
+
+
+@given(parts=st.lists(VALUES, min_size=3, max_size=3))
+def test_merge_gives_the_same_in_any_order(parts: list[list[float]]) -> None:
+    forth, back = Sketch(), Sketch()
+    for part in parts:
+        forth.merge(sketch_of(part))
+    for part in reversed(parts):
+        back.merge(sketch_of(part))
+    assert forth.bins == back.bins
+
+
+@pytest.mark.parametrize("value", [1e-9, 2e-9, 1e-3, 1.0, 1e11, 1e12])
+def test_quantile_at_the_ends_of_the_range_is_within_the_promised_error(value: float) -> None:
+    measured = sketch_of([value]).quantile(0.5)
+    assert measured == pytest.approx(value, rel=RELATIVE_ACCURACY * 1.001, abs=1e-9)
 
 
 def test_default_sketches_share_no_counts() -> None:
