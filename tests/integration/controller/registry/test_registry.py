@@ -264,6 +264,17 @@ async def test_conversion_good_succeeds_with_its_artifacts(world: World) -> None
     assert (artifacts[0]["scheme"], artifacts[0]["accuracy"]["artifact"]) == ("full_int8", 0.9)
 
 
+async def test_conversion_ordered_again_is_the_same_until_it_failed(world: World) -> None:
+    first = await world.order()
+    assert await world.order() == first
+    failing = await world.order("segfault")
+    async with world.working():
+        await world.converted(first)
+        await world.converted(failing)
+    assert await world.order() == first
+    assert await world.order("segfault") != failing
+
+
 async def test_conversion_bad_fails_with_its_kind_and_the_queue_goes_on(world: World) -> None:
     async with world.working():
         bad, good = await world.order("segfault"), await world.order("good")
