@@ -99,6 +99,8 @@ def _enter(draft: Draft, model: ModelState, attempt: Attempt, phase: Phase, reas
         changed_at=draft.at,
         reason=reason,
         applied=False,
+        watched_s=0.0,
+        watched_at=None,
         failures=0,
         refusals=0,
         retry_at=None,

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LOAD_RETRY_S = 30.0
 """Before a stable release that serving could not load is looked at again: it may be short of memory, not of bytes."""
+LONGEST_STEP_S = 5.0
+"""Most that one reading adds to the watch: a busy device reads late, while a clock that was set jumps by hours."""
 _INCONCLUSIVE = "inconclusive"
 
 
@@ -60,7 +62,7 @@ def judge_probation(draft: Draft, model: ModelState, candidate: Slot, attempt: A
         candidate.release.policy,
         health.total(attempt.evidence),
         compared=_compared(model, candidate),
-        watched_s=max((draft.at - attempt.since).total_seconds(), 0.0) if attempt.applied else 0.0,
+        watched_s=attempt.watched_s if attempt.applied else 0.0,
         seen=draft.measured and attempt.applied,
     )
     if judged.verdict is Verdict.FAIL:
@@ -124,7 +126,14 @@ def _candidate_applied(draft: Draft, model: ModelState, slot: SlotState) -> Mode
         return move(draft, model, Signal.LOAD_FAILED, f"load_failed: {slot.error}")
     if model.attempt is None or model.attempt.applied:
         return model
-    held = replace(model.attempt, applied=True, since=draft.at, held_by=draft.state.serving_boot_id)
+    held = replace(
+        model.attempt,
+        applied=True,
+        since=draft.at,
+        watched_s=0.0,
+        watched_at=draft.at,
+        held_by=draft.state.serving_boot_id,
+    )
     return replace(model, attempt=held)
 
 
@@ -150,11 +159,24 @@ def _measure(draft: Draft, model: ModelState, stats: Stats) -> ModelState:
         return model
     attempt = model.attempt
     reading = health.read_counters(stats, model.model, model.candidate.release_id)
-    attempt = replace(attempt, evidence=health.absorb(attempt.evidence, stats.boot_id, reading))
+    attempt = replace(
+        attempt,
+        evidence=health.absorb(attempt.evidence, stats.boot_id, reading),
+        watched_s=attempt.watched_s + _step_s(draft, attempt),
+        watched_at=draft.at,
+    )
     if attempt.shown_at is None or due(draft.at, after(attempt.shown_at, SHOW_EVERY_S)):
         paired = health.total(attempt.evidence).paired
         attempt = replace(attempt, shown=paired, shown_at=draft.at)
     return replace(model, attempt=attempt)
+
+
+def _step_s(draft: Draft, attempt: Attempt) -> float:
+    """Return how much longer the candidate has been watched; a longer gap than between readings is nobody's watch."""
+    if not attempt.applied or attempt.watched_at is None:
+        return 0.0
+    longest_s = max(LONGEST_STEP_S, 2 * draft.state.settings.stats_s)
+    return min(max((draft.at - attempt.watched_at).total_seconds(), 0.0), longest_s)
 
 
 def drive_watched(draft: Draft, model: ModelState) -> ModelState:

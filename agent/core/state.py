@@ -119,6 +119,11 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     activated: bool = False
     applied: bool = False
     """This life of serving has said that it holds the candidate as this phase wants it; `since` counts from there."""
+    watched_s: float = 0.0
+    """How long it has been watched since; added up in small steps, so that a clock that jumps neither shortens the
+    watch nor makes it endless."""
+    watched_at: datetime | None = None
+    """When the last of these steps ended."""
     held_by: BootId | None = None
     """The life of serving that has loaded it."""
     failures: int = 0

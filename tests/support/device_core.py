@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from agent.core import events as ev
 from agent.core.plan import Applied, PairStats, SeriesStats, SlotState, Stats, TrialResult
+from agent.core.probation import LONGEST_STEP_S
 from agent.core.reducer import decide
 from agent.core.state import AgentState, Identity, Phase, Settings, new_state
 from shared.hardware import DeviceHardware, Runtime
@@ -94,6 +95,7 @@ class Bench:
     log: list[Command] = field(default_factory=list)
     generation: int = 0
     serial: int = 0
+    newest: Stats | None = None
 
     def feed(self, event: ev.Event) -> tuple[Command, ...]:
         """Decide on an event."""
@@ -209,8 +211,19 @@ class Bench:
         )
         counts = {"requests": requests, "request_errors": errors}
         series = SeriesStats(model=DIGITS, release_id=ReleaseId(name), counts=counts)
-        stats = Stats(boot_id=self.boot, series=(series,), pairs=(pair,))
-        return self.feed(ev.StatsMeasured(at=self.at, stats=stats))
+        self._read_meanwhile()
+        self.newest = Stats(boot_id=self.boot, series=(series,), pairs=(pair,))
+        return self.feed(ev.StatsMeasured(at=self.at, stats=self.newest))
+
+    def _read_meanwhile(self) -> None:
+        """Feed the readings of the time that passed, with nothing new in them: only what is read counts as watched."""
+        same_life = self.newest is not None and self.newest.boot_id == self.boot
+        stats = self.newest if same_life and self.newest is not None else Stats(boot_id=self.boot)
+        while self.model.phase is Phase.PROBATION and (attempt := self.model.attempt) is not None:
+            if not attempt.applied or attempt.watched_at is None or attempt.watched_at >= self.at:
+                return
+            at = min(attempt.watched_at + timedelta(seconds=LONGEST_STEP_S), self.at)
+            self.feed(ev.StatsMeasured(at=at, stats=stats))
 
     def stage(self, name: str) -> None:
         """Bring what is being downloaded as far as a trial takes it."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from agent.core import events as ev
 from agent.core.commands import ApplyPlan, RequestStats, WriteBootFile
-from agent.core.plan import Applied, BootFile
+from agent.core.plan import Applied, BootFile, Stats
 from agent.core.state import Phase
 from shared.ids import BootId
 from shared.wire import AssignmentStatus, PairedCounts
@@ -186,6 +188,19 @@ def test_probation_passes_only_on_counters_of_a_life_that_holds_the_candidate() 
     bench.wait(11)
     assert bench.model.stable is not None
     assert bench.model.stable.release_id == "v1"
+    bench.measured("v2")
+    assert bench.assignment("v2").status is AssignmentStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize("jump", [timedelta(days=1), timedelta(days=-1)], ids=["forward", "back"])
+def test_clock_that_jumps_neither_ends_probation_early_nor_keeps_it_for_ever(jump: timedelta) -> None:
+    bench = shadowing()
+    bench.measured("v2")
+    bench.applied()
+    bench.at += jump
+    bench.feed(ev.StatsMeasured(at=bench.at, stats=Stats(boot_id=bench.boot)))
+    assert bench.model.phase is Phase.PROBATION
+    bench.wait(11)
     bench.measured("v2")
     assert bench.assignment("v2").status is AssignmentStatus.SUCCEEDED
 
