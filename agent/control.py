@@ -373,14 +373,24 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True, help="TOML file with the agent's settings")
     try:
         settings = config.load(parser.parse_args().config, os.environ)
+    except InvalidInputError as exc:
+        return _complain(exc, os.EX_CONFIG)
+    try:
         identity = load_identity(settings.state_dir)
-    except (InvalidInputError, NotFoundError) as exc:
-        print(f"litefleet-agent: {exc}", file=sys.stderr)  # noqa: T201 - logging is set up by the settings
-        return os.EX_CONFIG
+    except NotFoundError as exc:
+        return _complain(exc, os.EX_CONFIG)
+    except InvalidInputError as exc:
+        # A file that rotted, not a setting that was never right: at EX_CONFIG the supervisor would end inference too.
+        return _complain(exc, os.EX_DATAERR)
     logs.set_up(settings.log_level)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(run(settings, identity))
     return os.EX_OK
+
+
+def _complain(error: LitefleetError, code: int) -> int:
+    print(f"litefleet-agent: {error}", file=sys.stderr)  # noqa: T201 - logging is set up by the settings
+    return code
 
 
 if __name__ == "__main__":

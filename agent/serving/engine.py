@@ -201,6 +201,7 @@ class Engine:
         self._instances, self._routes, self.serial = instances, routes, plan.serial
         for each in gone:
             each.retire()
+        self.recorder.forget_gone(by_release)
         self._draining = [each for each in (*self._draining, *gone) if not each.is_closed]
         _log.info("plan_applied", serial=plan.serial, loaded=len(instances), retired=len(gone))
 

@@ -1,4 +1,4 @@
-"""What was measured since this process started. Cumulative, and kept for releases that are gone: sums never fall."""
+"""What was measured since this process started. Cumulative, and kept for releases that have just left."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from shared.metrics import METRICS, MetricKind
 from shared.sketches import Sketch
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from agent.serving.requests import Outcome
     from shared.ids import BootId, ModelName, ReleaseId
+
+
+GONE_KEPT = 32
+"""Releases remembered after they left: control reads at least every minute, and no minute sees so many come and go."""
 
 
 class Series:
@@ -58,6 +64,16 @@ class Recorder:
     def pairs(self, model: ModelName, *, candidate: ReleaseId, stable: ReleaseId) -> PairTally:
         """Return the comparison of two releases, empty at first; which of the two answers makes no difference."""
         return self._pairs.setdefault((model, candidate, stable), PairTally())
+
+    def forget_gone(self, held: Collection[ReleaseId]) -> None:
+        """Forget the releases that left longest ago, or a process that lives for years would keep every one it saw."""
+        seen = dict.fromkeys(release for _, release in self._series)
+        gone = [release for release in seen if release not in held]
+        dropped = frozenset(gone[:-GONE_KEPT])
+        if not dropped:
+            return
+        self._series = {key: kept for key, kept in self._series.items() if key[1] not in dropped}
+        self._pairs = {key: kept for key, kept in self._pairs.items() if not dropped.intersection(key[1:])}
 
     def stats(self) -> Stats:
         """Return everything; the sketches are the live ones, to be encoded before the loop goes on."""
