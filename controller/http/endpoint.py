@@ -12,7 +12,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from controller.http.errors import InvalidRequestError, ProblemItem, invalid_body, invalid_query
-from shared.errors import UnreachableError
+from shared.errors import InvalidInputError, UnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -22,7 +22,12 @@ M = TypeVar("M", bound=BaseModel)
 
 MAX_BODY_BYTES = 1024 * 1024
 """Largest JSON body; files come in pieces through /uploads."""
+LARGEST = 2**31 - 1
+"""Largest whole number that every column holds."""
 _JSON = "application/json"
+# PostgreSQL stores no NUL in a text, and refuses even to look for one.
+_ESCAPED_NUL = b"\\u0000"
+_NO_NUL = "holds a NUL character"
 # A megabyte over a slow mobile link; who takes longer only holds a connection open.
 _BODY_S = 60.0
 
@@ -30,7 +35,8 @@ _BODY_S = 60.0
 class Body(BaseModel):
     """What every body and query is: frozen, and without members that nobody declared."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # JSON has no infinity, but the parser takes one; no time or margin of ours could be it.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class PageQuery(Body):
@@ -136,9 +142,10 @@ class _Route:
         endpoint = self._endpoint
         call = Call(
             actor="" if endpoint.public else self._auth.actor(request),
-            path=dict(request.match_info),
+            path=_read_path(request),
+            # A parameter that nobody reads is refused too: `?dry_run=true` must never start what it meant to try.
+            query=None if endpoint.public else _read_query(request, endpoint.query or Body),
             body=await _read_body(request, endpoint.body) if endpoint.body else None,
-            query=_read_query(request, endpoint.query) if endpoint.query else None,
             request=request,
         )
         answer = await endpoint.handler(call)
@@ -150,6 +157,14 @@ class _Route:
         return web.Response(body=self._answer.dump_json(reply.value), status=reply.status, content_type=_JSON)
 
 
+def _read_path(request: web.Request) -> dict[str, str]:
+    path = dict(request.match_info)
+    wrong = next((name for name, value in path.items() if "\0" in value), None)
+    if wrong is not None:
+        raise InvalidInputError(field=wrong, problem=_NO_NUL)
+    return path
+
+
 async def _read_body(request: web.Request, kind: type[M]) -> M:
     if request.body_exists and request.content_type not in {_JSON, "application/octet-stream"}:
         # aiohttp says octet-stream where the caller said nothing.
@@ -159,6 +174,8 @@ async def _read_body(request: web.Request, kind: type[M]) -> M:
             content = await request.read()
     except TimeoutError as exc:
         raise UnreachableError(f"the body did not arrive within {_BODY_S:g} s") from exc
+    if _ESCAPED_NUL in content:
+        raise InvalidInputError(field="", problem=_NO_NUL)
     try:
         return kind.model_validate_json(content)
     except ValidationError as exc:
@@ -169,6 +186,9 @@ def _read_query(request: web.Request, kind: type[M]) -> M:
     repeated = sorted({name for name in request.query if len(request.query.getall(name)) > 1})
     if repeated:
         raise InvalidRequestError(tuple(ProblemItem(detail="given twice", parameter=name) for name in repeated))
+    wrong = [name for name, value in request.query.items() if "\0" in value]
+    if wrong:
+        raise InvalidRequestError(tuple(ProblemItem(detail=_NO_NUL, parameter=name) for name in wrong))
     try:
         return kind.model_validate(dict(request.query))
     except ValidationError as exc:

@@ -158,9 +158,7 @@ def _common_errors(endpoint: Endpoint) -> set[int]:
     """Return what any endpoint of this shape may answer, whatever it does."""
     found: set[int] = {HTTPStatus.SERVICE_UNAVAILABLE}
     if not endpoint.public:
-        found.add(HTTPStatus.UNAUTHORIZED)
-    if endpoint.body is not None or endpoint.query is not None:
-        found.add(HTTPStatus.UNPROCESSABLE_ENTITY)
+        found |= {HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY}
     if endpoint.body is not None:
         found |= {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE}
     return found

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, Field
 
-from controller.http.endpoint import Body
+from controller.http.endpoint import LARGEST, Body
 from controller.http.structs import AsStruct
 from controller.registry.core.types import (
     ArtifactSummary,
@@ -47,7 +47,7 @@ class NewConversion(Body):
     """What to convert, with which data, for whom."""
 
     model: str
-    version_number: int = Field(ge=1)
+    version_number: int = Field(ge=1, le=LARGEST)
     calibration_sha256: Sha256Text
     evaluation_sha256: Sha256Text
     pipeline: Annotated[PipelineSpec, AsStruct()] = MODEL_ONLY

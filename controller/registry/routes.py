@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import Field
 
-from controller.http.endpoint import Body, Call, Endpoint, Page, PageQuery, Reply
+from controller.http.endpoint import LARGEST, Body, Call, Endpoint, Page, PageQuery, Reply
 from controller.registry.bodies import (
     ConversionView,
     DatasetView,
@@ -39,7 +39,7 @@ class VersionsQuery(Body):
     """Which part of a list of versions: those with a number above `after`."""
 
     limit: int = Field(default=100, ge=1, le=500)
-    after: int = Field(default=0, ge=0)
+    after: int = Field(default=0, ge=0, le=LARGEST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

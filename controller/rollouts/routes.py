@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from controller.http.endpoint import Body, Call, Endpoint, Page, PageQuery
+from controller.http.endpoint import LARGEST, Body, Call, Endpoint, Page, PageQuery
 from controller.rollouts.spec import RolloutRequest
 from controller.rollouts.views import (
     AssignmentView,
@@ -230,6 +230,6 @@ def _rollout(call: Call) -> RolloutId:
 def _cursor(after: str | None) -> int:
     if after is None:
         return 0
-    if not after.isdecimal():
+    if not (after.isascii() and after.isdecimal() and len(after) < len(str(LARGEST))):
         raise InvalidInputError(field="after", problem=f"{after!r} is no cursor", remedy="use `next` of the last page")
     return int(after)

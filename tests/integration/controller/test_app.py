@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 from openapi_spec_validator import validate
+from yarl import URL
 
 from controller.client import ApiError, Client
 from controller.views import ConversionView, ReleaseView, VersionView
@@ -98,6 +100,43 @@ async def test_controller_on_an_empty_folder_makes_its_keys_and_serves(controlle
     for secret in ("operator-token", "authority/ca.key"):
         assert (controller.state_dir / secret).stat().st_mode & 0o077 == 0
     assert (controller.state_dir / "operator-token").read_text().strip() not in controller.log
+
+
+async def test_every_operation_refuses_callers_without_the_token(controller: ControllerProcess) -> None:
+    described = await _get(controller, "/openapi.json")
+    public = {"/healthz", "/openapi.json"}
+    async with aiohttp.ClientSession(f"http://{LOOPBACK}:{controller.api_port}") as session:
+        for path, method in _operations(described):
+            for credentials in ("", "Bearer wrong", "Basic b3A6b3A="):
+                headers = {"Authorization": credentials}
+                async with session.request(method, re.sub(r"{\w+}", "x", path), headers=headers) as reply:
+                    assert reply.status == (200 if path in public else 401), f"{method} {path}"
+
+
+async def test_no_operation_breaks_on_what_a_caller_may_send(controller: ControllerProcess) -> None:
+    described = await _get(controller, "/openapi.json")
+    token = (controller.state_dir / "operator-token").read_text().strip()
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    odd = ("%00", "..%2f..%2fetc%2fpasswd", "9" * 2000, "%F0%9F%92%A3", "-1")
+    bodies = (b"", b"[]", b"{", b'{"soak_s": 1e999}', b"[" * 5000)
+    async with aiohttp.ClientSession(f"http://{LOOPBACK}:{controller.api_port}") as session:
+        for path, method in _operations(described):
+            for name in odd:
+                for query in ("", f"?after={name}", f"?limit={name}"):
+                    target = URL(re.sub(r"{\w+}", name, path) + query, encoded=True)
+                    async with session.request(method, target, headers=headers) as reply:
+                        assert reply.status < 500, f"{method} {str(target)[:200]}"
+            for body in bodies:
+                async with session.request(method, re.sub(r"{\w+}", "x", path), headers=headers, data=body) as reply:
+                    assert reply.status < 500, f"{method} {path} {body[:20]!r}"
+
+
+def _operations(described: dict[str, object]) -> list[tuple[str, str]]:
+    paths = described["paths"]
+    assert isinstance(paths, dict)
+    found = [(str(path), str(method).upper()) for path, item in paths.items() for method in item]
+    assert len(found) > 20
+    return found
 
 
 async def test_controller_describes_its_whole_api(controller: ControllerProcess) -> None:

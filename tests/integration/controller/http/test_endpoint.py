@@ -45,6 +45,10 @@ class Thing(Body):
     pipeline: PipelineBody = MODEL_ONLY
 
 
+class Wait(Body):
+    wait_s: float
+
+
 async def _create(call: Call) -> Reply:
     thing = call.body_as(Thing)
     return Reply(value=thing, status=200 if thing.name == "old" else 201)
@@ -71,6 +75,7 @@ ENDPOINTS = (
     ),
     Endpoint(method="GET", path="/things", summary="", handler=_list, query=PageQuery, returns=Page[Thing]),
     Endpoint(method="GET", path="/fail/{kind}", summary="", handler=_fail),
+    Endpoint(method="POST", path="/waits", summary="", handler=_ping, body=Wait),
     Endpoint(method="GET", path="/ping", summary="", handler=_ping, public=True),
 )
 
@@ -95,6 +100,7 @@ async def test_endpoint_valid_body_answers_declared_status_and_shape(api: aiohtt
         ({}, "#/name"),
         ({"name": ""}, "#/name"),
         ({"name": "x", "nmae": "y"}, "#/nmae"),
+        ({"name": "x\0"}, "#"),
         ({"name": "x", "pipeline": {"steps": [{"type": "top_labels", "cuont": 2}]}}, "#/pipeline"),
         ({"name": "x", "pipeline": {"steps": [{"type": "no_such_step"}]}}, "#/pipeline"),
     ],
@@ -211,3 +217,17 @@ async def test_request_id_of_the_caller_is_kept_when_harmless(api: aiohttp.Clien
 async def test_attack_request_id_with_markup_is_replaced(api: aiohttp.ClientSession) -> None:
     async with api.get("/api/v1/ping", headers={"X-Request-Id": "<script>alert(1)</script>"}) as reply:
         assert "<" not in reply.headers["X-Request-Id"]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/fail/bug?dry_run=true", "/api/v1/things?after=%00", "/api/v1/fail/%00"])
+async def test_endpoint_parameter_that_cannot_be_meant_is_refused_before_anything_is_done(
+    api: aiohttp.ClientSession, path: str
+) -> None:
+    async with api.get(path) as reply:
+        assert reply.status == 422
+
+
+async def test_endpoint_infinite_number_is_refused(api: aiohttp.ClientSession) -> None:
+    headers = {"Content-Type": "application/json"}
+    async with api.post("/api/v1/waits", data=b'{"wait_s": Infinity}', headers=headers) as reply:
+        assert reply.status == 422

@@ -81,7 +81,7 @@ def test_document_lists_success_and_errors(described: dict[str, dict[str, dict[s
 
     assert statuses("/api/v1/things", "post") == {"201", "401", "413", "415", "422", "503"}
     assert statuses("/api/v1/things/{name}", "get") == {"200", "404", "503"}
-    assert statuses("/api/v1/things/{name}", "delete") == {"204", "401", "409", "503"}
+    assert statuses("/api/v1/things/{name}", "delete") == {"204", "401", "409", "422", "503"}
 
 
 def test_document_public_operation_needs_no_token(described: dict[str, dict[str, dict[str, object]]]) -> None:
