@@ -28,7 +28,8 @@ class PairTally:
 
     def count(self, *, candidate: Outcome | PipelineError, stable: Outcome | PipelineError, max_ratio: float) -> None:
         """Count one request that both releases ran. Where stable failed there is nothing to compare with."""
-        if isinstance(stable, PipelineError):
+        # NaN differs from itself: on a request that breaks both, the candidate would be blamed for being the same.
+        if isinstance(stable, PipelineError) or _says_nothing(stable):
             return
         self.pairs += 1
         if isinstance(candidate, PipelineError) or _only_first_is_nan(candidate, stable):
@@ -60,6 +61,13 @@ def differs(candidate: Outcome, stable: Outcome) -> bool:
         return False
     scale = max(float(np.abs(ours).max()), float(np.abs(theirs).max()))
     return not bool((np.abs(ours - theirs) <= FLIP_TOLERANCE * scale).all())
+
+
+def _says_nothing(outcome: Outcome) -> bool:
+    """Tell an answer with which none can be compared; a classifier's infinite logits still rank its labels."""
+    if outcome.top:
+        return bool(np.isnan(outcome.values).any())
+    return not bool(np.isfinite(outcome.values).all())
 
 
 def _only_first_is_nan(candidate: Outcome, stable: Outcome) -> bool:

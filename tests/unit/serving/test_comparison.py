@@ -69,3 +69,25 @@ def test_pair_in_which_stable_failed_is_no_pair() -> None:
     tally.count(candidate=ModelFailedError("broke"), stable=ModelFailedError("broke"), max_ratio=2.0)
     tally.count(candidate=outcome(1.0), stable=ModelFailedError("broke"), max_ratio=2.0)
     assert tally.frozen().pairs == 0
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("top", ["", "0"])
+def test_attack_request_that_makes_both_answer_nonsense_counts_no_flip(number: float, top: str) -> None:
+    tally = PairTally()
+    tally.count(candidate=outcome(number, 1.0, top=top), stable=outcome(number, 1.0, top=top), max_ratio=2.0)
+    assert (tally.flips, tally.candidate_errors) == (0, 0)
+
+
+def test_attack_request_that_makes_both_answer_nan_is_no_evidence_for_the_candidate() -> None:
+    nan, tally = float("nan"), PairTally()
+    tally.count(candidate=outcome(nan, nan, top="0"), stable=outcome(nan, nan, top="0"), max_ratio=2.0)
+    tally.count(candidate=outcome(nan), stable=outcome(nan), max_ratio=2.0)
+    assert tally.pairs == 0
+
+
+def test_classifiers_with_infinite_logits_are_compared_by_their_labels() -> None:
+    masked, tally = float("-inf"), PairTally()
+    tally.count(candidate=outcome(masked, 2.0, top="1"), stable=outcome(masked, 1.0, top="1"), max_ratio=2.0)
+    tally.count(candidate=outcome(2.0, masked, top="0"), stable=outcome(masked, 1.0, top="1"), max_ratio=2.0)
+    assert (tally.pairs, tally.flips) == (2, 1)
