@@ -42,6 +42,7 @@ def overlap(calibration: Sequence[Tensor], evaluation: Sequence[Tensor]) -> str:
     Raises:
         InvalidInputError: so many that the accuracy would be measured on what the artifact was fitted to.
     """
+    # By digest: both sets at once may be larger than memory.
     fitted = {_digest(item) for item in calibration}
     shared = sum(_digest(item) in fitted for item in evaluation)
     problem = f"{shared} of {len(evaluation)} items are also in the calibration data"
@@ -90,6 +91,7 @@ def drop_bound(measured: Accuracy) -> float:
     Source and artifact answered the same samples, so that only those answered differently carry noise. Where there are
     none, n samples still miss what happens once in n/3 (the "rule of three", here exact).
     """
+    # Some of these changed from one wrong answer to another, so that this bounds the noise from above.
     differing = 1 - measured.agreement
     paired = measured.source - measured.artifact + _ONE_SIDED * math.sqrt(differing / measured.samples)
     unseen = 1 - math.pow(_CHANCE, 1 / measured.samples)

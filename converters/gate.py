@@ -24,6 +24,7 @@ _EXACT = 1e-12
 
 def accuracy(source: Scores, artifact: Scores, labels: NDArray[np.int64]) -> Accuracy:
     """Measure `(N, K)` scores of both sides against `(N,)` labels. An answer that is no number is a wrong one."""
+    # argmax takes a NaN for the greatest, and would count it right wherever it stands on the label.
     finite = np.isfinite(artifact).all(axis=1)
     source_answers, artifact_answers = top_answers(source), np.where(finite, top_answers(artifact), -1)
     return Accuracy(

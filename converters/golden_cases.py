@@ -76,6 +76,7 @@ def make(model: bytes, inputs: Sequence[Tensor], scheme: Scheme) -> tuple[Golden
     Raises:
         ModelLoadError: one kind of kernels cannot run the artifact.
     """
+    # The first kind is what a device will use, so that its answers are the expected ones.
     batches = [item[np.newaxis] for item in inputs]
     expected, *others = (_answers(model, batches, kernels) for kernels in Kernels)
     span = max(float(np.max([np.abs(answer).max() for answer in expected])), _TINY)

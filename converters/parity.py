@@ -46,6 +46,7 @@ def compare(source: Scores, artifact: Scores) -> Parity:
     if not_finite:
         endless = float("inf")
         return Parity(not_finite=not_finite, max_abs_diff=None, relative_difference=endless, noise=endless)
+    # In 64 bits: the mean of many squares would lose the small ones.
     difference = artifact.astype(np.float64) - source
     largest = float(np.abs(difference).max())
     span = max(float(np.abs(source).max()), _TINY)

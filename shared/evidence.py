@@ -65,6 +65,7 @@ def _mixture(trials: int, hits: int, null: float, alternatives: list[float]) -> 
 def _log_term(count: int, alternative: float, null: float) -> float:
     if count == 0:
         return 0.0
+    # Something was seen that this alternative calls impossible: its share in the mixture is nothing.
     if alternative <= 0.0:
         return -math.inf
     return count * math.log(alternative / null)

@@ -52,6 +52,7 @@ class DeviceHardware(msgspec.Struct, frozen=True, kw_only=True):
 
 def misfit(profile: HardwareProfile, device: DeviceHardware) -> str | None:
     """Return why `device` is not of this class, or None when it is."""
+    # The most telling first: a device of another make has too little memory, too, and that helps nobody.
     if device.architecture not in profile.architectures:
         return f"architecture {device.architecture} is not one of {', '.join(profile.architectures)}"
     if device.runtime is not profile.runtime:

@@ -67,6 +67,7 @@ def sha256_hex(text: str) -> Sha256:
 
 def uuid7(at: datetime, entropy: bytes) -> str:
     """Return a UUIDv7, which sorts by age, from a time and 10 random bytes. Source: RFC 9562 §5.7."""
+    # Milliseconds above, entropy below; then version and variant are written over six bits of the entropy.
     milliseconds = int(at.timestamp() * 1000)
     value = (milliseconds << 80) | int.from_bytes(entropy[:10], "big")
     value = value & ~(0xF << 76) | (0x7 << 76)

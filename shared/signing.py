@@ -65,6 +65,7 @@ def unseal(sealed: bytes, *, payload_type: str, keys: Mapping[KeyId, Ed25519Publ
     Raises:
         UnsealError: too large, malformed, of another type, or not signed by a trusted key.
     """
+    # Before parsing: what a stranger sends may cost neither memory nor time.
     if len(sealed) > MAX_SEALED_BYTES:
         message = f"sealed document of {len(sealed)} bytes exceeds {MAX_SEALED_BYTES}"
         raise UnsealError(message)
@@ -77,6 +78,7 @@ def unseal(sealed: bytes, *, payload_type: str, keys: Mapping[KeyId, Ed25519Publ
         message = f"sealed as {envelope.payloadType[:80]!r}, expected {payload_type!r}"
         raise UnsealError(message)
     signed = pre_authentication_encoding(payload_type, envelope.payload)
+    # The key id is a hint for finding the key, and anybody may write it: only the signature proves.
     for signature in envelope.signatures:
         key = keys.get(KeyId(signature.keyid))
         if key is not None and _verifies(key, signature.sig, signed):
@@ -96,6 +98,7 @@ def _verifies(key: Ed25519PublicKey, signature: bytes, signed: bytes) -> bool:
 def uplink_mac(key: bytes, *, topic: str, boot_id: BootId, seq: int, body: bytes) -> str:
     """Return the HMAC-SHA256 in hex that proves a device's message, its topic, boot and place in the sequence."""
     parts = (topic.encode(), boot_id.encode(), str(seq).encode(), body)
+    # Each part with its length, so that no byte can move from one part into the next and keep the MAC.
     framed = b"".join(b"%d:%b" % (len(part), part) for part in parts)
     return hmac.digest(key, framed, "sha256").hex()
 

@@ -48,6 +48,7 @@ class Sketch(msgspec.Struct, kw_only=True):
 
     def subtract(self, earlier: Sketch) -> Sketch:
         """Return what was counted since `earlier`, a previous state of this same sketch."""
+        # A bin that shrank belongs to a recorder that started again; it must not turn into a negative count.
         bins = {i: c - earlier.bins.get(i, 0) for i, c in self.bins.items() if c > earlier.bins.get(i, 0)}
         return Sketch(bins=bins, zeros=self.zeros - earlier.zeros, total=self.total - earlier.total)
 
@@ -71,6 +72,7 @@ class Sketch(msgspec.Struct, kw_only=True):
         count = self.count
         if count == 0:
             return None
+        # Ranks from 0, so that 0 is the least value and 1 the greatest.
         rank = share * (count - 1)
         seen = self.zeros
         if rank < seen:

@@ -30,6 +30,7 @@ class Channel(StrEnum):
     ACKED = "acked"
 
 
+# The broker's ACL holds by direction: what comes down, no device may write.
 _DOWN = frozenset({Channel.DESIRED, Channel.ACKED})
 
 
@@ -67,6 +68,7 @@ def parse(topic: str) -> DeviceTopic:
     levels = topic.split("/")
     if len(levels) != _LEVELS:
         raise InvalidIdError(field="topic", value=topic, rule=f"{ROOT}/shard/device/up|down/channel")
+    # Built again and compared, rather than taken apart by a second set of rules that could differ from the first.
     device = device_id(levels[3])
     if levels[5] not in set(Channel) or device_topic(device, Channel(levels[5])) != topic:
         raise InvalidIdError(field="topic", value=topic, rule="a channel and shard that belong to the device")

@@ -62,8 +62,10 @@ class Table:
         return self._place(field) is not None
 
     def _place(self, field: int) -> int | None:
+        # Signed and subtracted: tables that look alike share one vtable, which may lie on either side.
         vtable = self.position - int(_read(self.data, self.position, "i"))
         entry = 4 + 2 * field
+        # A field newer than the writer of the file lies behind the end of its vtable: it is absent, not wrong.
         if entry + 2 > _read(self.data, vtable, "H"):
             return None
         offset = int(_read(self.data, vtable + entry, "H"))

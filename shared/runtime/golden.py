@@ -30,6 +30,7 @@ def check_golden(interpreter: Interpreter, golden: GoldenCheck) -> str:
     """
     if not golden.cases:
         return "golden_mismatch: the check has no case"
+    # The first case that fails is enough: a device reports it, and does not serve.
     for number, case in enumerate(golden.cases):
         problem = _check_case(interpreter, case, golden)
         if problem:
@@ -69,6 +70,7 @@ def _check_case(interpreter: Interpreter, case: GoldenCase, golden: GoldenCheck)
     for number, (got, want) in enumerate(zip(actual, expected, strict=True)):
         if got.shape != want.shape or got.dtype != want.dtype:
             return f"output {number} is {got.dtype.name} {got.shape}, expected {want.dtype.name} {want.shape}"
+        # In 64 bits: int8 would wrap around, and two close float16 would round together.
         difference = np.abs(got.astype(np.float64) - want)
         # Written so that a NaN on either side fails.
         if not (difference <= golden.atol + golden.rtol * np.abs(want.astype(np.float64))).all():

@@ -41,6 +41,7 @@ def decode_image(encoded: bytes, colour: ColourMode, at_least: ResizeImage | Non
     """
     try:
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+            # The header is read by now, and no pixel.
             if image.width * image.height > MAX_IMAGE_PIXELS:
                 raise PipelineError(f"image of {image.width}x{image.height} is larger than {MAX_IMAGE_PIXELS} pixels")
             if image.mode in _DEEP_MODES or _is_deep_png(encoded):
@@ -84,6 +85,7 @@ def normalise(item: Tensor, step: Normalise) -> Tensor:
 
 def softmax(logits: Tensor) -> Tensor:
     """Turn logits into probabilities along the last axis."""
+    # Less the greatest, which changes nothing but that no power can overflow.
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     result: Tensor = powers / powers.sum(axis=-1, keepdims=True)
     return result

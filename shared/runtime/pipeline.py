@@ -98,6 +98,7 @@ class CompiledPipeline:
         return np.concatenate(rows)
 
     def _batches(self, items: Tensor) -> Iterator[Tensor]:
+        # Where the batch is fixed, a larger one would cost the interpreter a reallocation and then run item by item.
         size = _BATCH if self.model_input.shape[:1] == (-1,) else 1
         return (items[start : start + size] for start in range(0, len(items), size))
 
@@ -154,6 +155,7 @@ def _as_dtype(item: Tensor, dtype: np.dtype[Any]) -> Tensor:
 
 def _check_labels(spec: PipelineSpec, outputs: tuple[TensorSpec, ...]) -> None:
     shape = outputs[0].shape[1:]
+    # An output of open size can only be compared once there is an answer.
     if not spec.labels or not shape or -1 in shape:
         return
     if len(spec.labels) != int(np.prod(shape)):
