@@ -43,10 +43,17 @@ def tampered(blob: Path) -> Iterator[None]:
         blob.chmod(mode)
 
 
-async def forge_desired(api: Client, broker: Broker, *, device: str, clock: Clock) -> str:
+class _LogLine(msgspec.Struct, frozen=True):
+    on: str = ""
+    reason: str = ""
+
+
+async def forge_desired(api: Client, broker: Broker, *, device: str, log: Path, clock: Clock) -> str:
     """Publish, with the broker's full powers, an order for `device` that a stranger's key sealed.
 
-    Returns what the device says to it, or an empty text when it says nothing within 20 s.
+    Returns what the device says to it, over the API or in its own log, or an empty text when it says nothing within
+    20 s. A publisher with the controller's name pushes the controller off the broker; it comes back and publishes the
+    genuine order again, which the device may take before anybody has read over the API that it refused the forged one.
     """
     shown = await api.device(device)
     status = await api.status()
@@ -62,12 +69,26 @@ async def forge_desired(api: Client, broker: Broker, *, device: str, clock: Cloc
         expires_at=now + timedelta(days=1),
     )
     sealed = signing.seal(wire.DESIRED_TYPE, msgspec.json.encode(forged), Ed25519PrivateKey.generate())
+    logged_before = await asyncio.to_thread(log.read_bytes)
     await broker.publish(topics.device_topic(DeviceId(device), topics.Channel.DESIRED), sealed)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _SETTLE_S
     while loop.time() < deadline:
-        answer = (await api.device(device)).desired_refused
+        logged = await asyncio.to_thread(log.read_bytes)
+        answer = (await api.device(device)).desired_refused or refusal_in(logged[len(logged_before) :])
         if answer:
             return answer
         await asyncio.sleep(_POLL_S)
+    return ""
+
+
+def refusal_in(log: bytes) -> str:
+    """Return why an agent refused an order, by the lines of its log; empty when it refused none."""
+    for line in log.splitlines():
+        try:
+            said = msgspec.json.decode(line, type=_LogLine)
+        except msgspec.DecodeError:  # the supervisor's own words, or a line that is still being written
+            continue
+        if said.on == "DesiredRefused":
+            return said.reason
     return ""

@@ -69,6 +69,6 @@ def summary(claims: Claims) -> Table:
         f"{claims.bad_release_devices_exposed} of {claims.devices} devices tried it, "
         f"{claims.bad_release_answers} answers came from it, gone after {claims.bad_release_seconds_to_reverted} s",
     )
-    table.add_row("tampered artifact", "refused" if claims.tampered_refused else "[red]accepted[/red]")
-    table.add_row("forged order", "refused" if claims.forged_refused else "[red]accepted[/red]")
+    table.add_row("tampered artifact", "refused" if claims.tampered_refused else "[red]not refused[/red]")
+    table.add_row("forged order", "refused" if claims.forged_refused else "[red]not refused[/red]")
     return table

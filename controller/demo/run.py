@@ -179,8 +179,12 @@ async def _forged(story: Story) -> bool:
     screen = story.screen
     screen.title("4  A broker that forges an order")
     victim = story.world.agents[0].name
-    answer = await forge_desired(story.api, story.world.broker, device=victim, clock=story.clock)
-    screen.done(f"{victim} refused it: {answer or 'no answer'}")
+    log = story.world.folder / "logs" / f"{victim}.log"
+    answer = await forge_desired(story.api, story.world.broker, device=victim, log=log, clock=story.clock)
+    if answer:
+        screen.done(f"{victim} refused it: {answer}")
+    else:
+        screen.warn(f"{victim} said nothing to it")
     return bool(answer)
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from controller.demo.attacks import tampered
+from controller.demo.attacks import refusal_in, tampered
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,3 +28,10 @@ def test_blob_tampered_is_put_back_when_the_demo_fails(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="the demo broke"), tampered(blob):
         raise RuntimeError("the demo broke")
     assert blob.read_bytes() == b"content"
+
+
+def test_refusal_is_found_between_other_lines() -> None:
+    refused = b'{"on": "DesiredRefused", "reason": "unseal_failed"}\n'
+    log = b'litefleet-agent: control ended\n{"on": "Tick"}\n' + refused + b'{"on": "De'
+    assert refusal_in(log) == "unseal_failed"
+    assert refusal_in(b'{"on": "Tick", "reason": "nothing"}\n') == ""
