@@ -57,6 +57,7 @@ def supervise(settings: Settings, *, control: str = CONTROL, serving: str = SERV
     if lock(run / "supervisor.lock") is None:
         say(f"another supervisor runs on {settings.state_dir}: stop it, or set another state_dir")
         return os.EX_TEMPFAIL
+    # Before the port is opened: an orphan holds it, and callers must not notice that we are new.
     orphan = _find_orphan(run, settings.port)
     try:
         sockets = orphan.sockets if orphan else (_listen(settings),)

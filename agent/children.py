@@ -53,11 +53,14 @@ class Child:
 
     def adopt(self, pid: int) -> None:
         """Watch a process that a former supervisor has started. Raises OSError when it is gone."""
+        # Not the number: numbers are used again, and a signal must never reach a stranger.
         self.pidfd, self._started_at = os.pidfd_open(pid), time.monotonic()
 
     def start(self) -> None:
         """Start it, or try again soon. Its stdin is a pipe, whose end tells it that the supervisor is gone."""
         self.start_at = time.monotonic() + self._delay_s
+        # Whoever still holds it (an orphan that was not adopted) must end first: two would fight over socket and
+        # journal.
         held = lock(self._lock_path)
         if held is None:
             return

@@ -122,11 +122,13 @@ class Control:
 
     async def run(self) -> None:
         """Run until the supervisor dies or a signal says stop; inference is not touched by either."""
+        # Before anything else runs: no event may meet a state that has not been held against the disk.
         start = await self._restore()
         _return_memory()
         serving = ServingClient(self._settings.serving_socket)
         try:
             async with asyncio.TaskGroup() as group:
+                # The one TaskGroup: any part that fails takes all with it, and the supervisor starts the whole again.
                 executor = self._executor(serving, group)
                 group.create_task(_until_stopped())
                 group.create_task(self._tick())
@@ -251,6 +253,7 @@ class Control:
     # --- what feeds it ---
 
     async def _emit(self, event: Event) -> None:
+        # Both say again next time what they would have said now.
         if isinstance(event, Tick | StatsMeasured) and self._queue.full():
             return
         await self._queue.put(event)

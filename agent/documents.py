@@ -69,6 +69,7 @@ class Documents:
 
     async def _refresh(self, targets: list[str]) -> VerifiedTargets:
         """Do it; the turn is ours, for two children must not write the same metadata."""
+        # Before asking, not after: failures count too, or a mirror that is away would be asked for every forgery.
         self._asked_at = self._clock.monotonic()
         found = await repository.refresh(self._settings, targets)
         if found.director.installation_id != self._installation_id:
@@ -145,6 +146,7 @@ class Documents:
         """Ask the repository for the keys, unless that was just done; tells whether they may have changed."""
         before = self._director
         async with self._turn:
+            # Another document has asked while this one waited for its turn.
             if self._director is not before:
                 return True
             if self._asked_at is not None and self._clock.monotonic() - self._asked_at < _ASK_AGAIN_S:

@@ -109,6 +109,7 @@ class Executor:
     # --- boot file and plan ---
 
     async def _write_boot(self, boot: BootFile) -> None:
+        # A retry of an older file must not come after this one and undo it.
         previous = self._running.pop("boot", None)
         if previous is not None:
             previous.cancel()
@@ -145,6 +146,7 @@ class Executor:
                 _log.info("serving_away", error=str(exc))
                 await asyncio.sleep(exc.retry_after_s)
                 continue
+            # A newer one came while this was under way: once more, with that.
             if self._plan is plan:
                 self._plan = None
             await self._emit(PlanApplied(at=self._clock.now(), applied=applied))

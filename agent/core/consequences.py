@@ -24,10 +24,12 @@ def derive(draft: Draft, *, before: AgentState) -> None:
     _derive_staleness(draft)
     if draft.state is before and not (draft.resend_plan or draft.resend_report):
         return
+    # Plan and boot file go before what models asked for: a revert must not wait behind a download.
     wanted = draft.commands
     draft.commands = []
     _derive_plan(draft)
     draft.commands += wanted
+    # After the plan, so that serving is told to let go of a release before its folder goes.
     for release_id in removable(draft.state):
         draft.do(RemoveRelease(release_id=release_id))
         rest = tuple(other for other in draft.state.on_disk if other != release_id)
@@ -65,6 +67,7 @@ def _derive_report(draft: Draft) -> None:
     report = report_of(draft.state)
     if report == draft.state.report and not draft.resend_report:
         return
+    # An acknowledgement names a revision: every end that it or an earlier one carried is known to the controller.
     revision = draft.state.report_revision + 1
     outcomes = tuple(
         outcome if outcome.revision else replace(outcome, revision=revision) for outcome in draft.state.outcomes

@@ -21,6 +21,7 @@ def take_desired(draft: Draft, event: DesiredReceived) -> None:
     """Follow a Desired that is newer, repeat the report for one that is not, refuse all others."""
     state, desired = draft.state, event.desired
     floor = trust.floor_of(state.floors, event.key_id)
+    # Generations of another key order nothing here: each key counts for itself, from its own floor.
     followed = state.body_digest if state.desired is not None and state.desired_key == event.key_id else None
     known = trust.Known(
         identity=state.settings.identity, floor=floor, now=now_of(state, draft.at), body_digest=followed
@@ -30,6 +31,7 @@ def take_desired(draft: Draft, event: DesiredReceived) -> None:
     except UntrustedError as exc:
         refuse_desired(draft, str(exc))
         return
+    # Only now: a time is believed of a document that passed every check, never of one that was refused.
     proven = trust.proven_time(desired.issued_at, verified_at=state.verified_at, trusted_until=state.trusted_until)
     draft.state = replace(state, verified_at=proven, desired_refused="")
     if order is trust.Order.SAME:
@@ -37,6 +39,7 @@ def take_desired(draft: Draft, event: DesiredReceived) -> None:
             draft.state = replace(draft.state, desired=desired)
         draft.resend_report = True
         return
+    # Both floors of a key live in one record, so that the Pulse floor is carried over untouched.
     raised = replace(floor, epoch=desired.epoch, generation=desired.generation)
     draft.state = replace(draft.state, floors=trust.with_floor(state.floors, raised), desired_key=event.key_id)
     _follow(draft, desired)
@@ -52,6 +55,7 @@ def refuse_desired(draft: Draft, reason: str) -> None:
 
 def _follow(draft: Draft, desired: Desired) -> None:
     """Take a newer Desired as the whole of what is wanted."""
+    # A model that is not listed keeps its state for now, with `wanted` None: `_unlisted` ends what is under way.
     wanted = {model.model: model for model in desired.body.models}
     had = {model.model: model for model in draft.state.models}
     models = [

@@ -28,6 +28,7 @@ def enforce(draft: Draft, model: ModelState) -> ModelState:
     if not halted:
         return model
     if model.candidate is not None:
+        # A `stop` for what answers already leads nowhere in the table: the probation goes on.
         mode = halted.get(model.candidate.release.rollout_id)
         if mode is not None and edge(model.phase, HALT_SIGNALS[mode]).to is not model.phase:
             model = move(draft, model, HALT_SIGNALS[mode], "halted")
@@ -61,5 +62,7 @@ def _revert_committed(draft: Draft, model: ModelState, bad: Slot) -> ModelState:
             changed_at=draft.at,
         ),
     )
+    # Its digest, not its rollout: the same bytes under another name are no better.
     blacklist(draft, release.artifact.sha256)
+    # `previous` is spent: a second revert must not swap the halted release in again.
     return replace(model, stable=back, previous=None, mend_at=None)

@@ -60,6 +60,7 @@ def judge_probation(
     shadow = judge_shadow(policy, counters.paired)
     if shadow.verdict is Verdict.FAIL:
         return shadow
+    # With stable beside it an error of both says nothing; alone, nobody else can be to blame.
     if not compared and counters.request_errors > 0:
         reason = f"request_errors: {counters.request_errors} of {counters.requests}"
         return Judgement(verdict=Verdict.FAIL, reason=reason)
@@ -97,6 +98,7 @@ def absorb(evidence: Evidence, boot_id: BootId, reading: Counters) -> Evidence:
     """Take in a cumulative reading; one of a new life of serving is added to what the lives before had shown."""
     if evidence.boot_id == boot_id:
         return msgspec.structs.replace(evidence, now=reading)
+    # A process that died took its last seconds of counters with it: that much is lost, and never counted twice.
     return Evidence(earlier=total(evidence), boot_id=boot_id, now=reading)
 
 

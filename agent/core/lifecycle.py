@@ -57,6 +57,8 @@ def begin(draft: Draft, model: ModelState, wanted: DesiredModel) -> ModelState:
     """Take up an assignment that has not ended; `model` is idle."""
     if model.stable is not None and holds(model.stable, wanted):
         return _adopt(draft, move(draft, model, Signal.ALREADY_STABLE, draft.state.note), model.stable, wanted)
+    # After ALREADY_STABLE: what is committed already is not activated by being wanted, so that no halt concerns it
+    # here.
     mode = halts_of(draft.state).get(wanted.rollout_id)
     if mode is not None:
         return move(draft, model, HALT_SIGNALS[mode], "halted")
@@ -87,6 +89,7 @@ def move(draft: Draft, model: ModelState, signal: Signal, reason: str = "") -> M
     if taken.to is not model.phase:
         # A way back is worth a reason; a way forward is its own.
         return _enter(draft, model, model.attempt, taken.to, reason if signal in _BACKWARDS else "")
+    # An edge that leads back to its own phase is a failure to get on: wait, longer each time.
     retry = after(draft.at, backoff_s(model.attempt.failures))
     failed = replace(model.attempt, failures=model.attempt.failures + 1, retry_at=retry)
     return replace(model, attempt=explain(draft, failed, reason))
@@ -105,6 +108,7 @@ def _enter(draft: Draft, model: ModelState, attempt: Attempt, phase: Phase, reas
         refusals=0,
         retry_at=None,
     )
+    # Once per attempt: going from shadow to probation, and back after a crash, adds to the same evidence.
     if phase in WATCHED and not attempt.activated:
         attempt = replace(attempt, activated=True, evidence=_first_evidence(model))
     moved = replace(model, phase=phase, attempt=attempt)
@@ -155,6 +159,7 @@ def _finish(draft: Draft, model: ModelState, taken: Edge, reason: str) -> ModelS
     if taken.ends is AssignmentStatus.ROLLED_BACK and model.answering is None:
         # The first word tells whose will it was: the candidate's own failing, or a halt.
         reason = f"{reason}: no_previous" if reason == _HALTED else f"no_previous: {reason}"
+    # The last word of the comparison, not the one shown last: the controller decides a wave on it.
     paired = health.total(model.attempt.evidence).paired if model.attempt is not None else None
     record(
         draft,
@@ -172,11 +177,13 @@ def _finish(draft: Draft, model: ModelState, taken: Edge, reason: str) -> ModelS
     )
     if taken.blacklists and ended.artifact.sha256:
         blacklist(draft, ended.artifact.sha256)
+    # The commit point: with this state in the journal, the candidate is stable.
     committed = _commit(model) if taken.commits else model
     return replace(committed, phase=Phase.IDLE, candidate=None, attempt=None, meter=_meter(model))
 
 
 def _commit(model: ModelState) -> ModelState:
+    # A damaged stable is no place to go back to; what stood before it may be.
     kept = model.stable if model.stable is not None and not model.stable.damaged else model.previous
     return replace(model, stable=model.candidate, previous=kept, mend_at=None)
 
@@ -190,11 +197,13 @@ def _meter(model: ModelState) -> Meter | None:
 
 def record(draft: Draft, ended: AssignmentReport) -> None:
     """Remember how an assignment ended, in place of what was remembered of it, and forget what is long acknowledged."""
+    # An assignment ends once. The exception is a success that a halt takes back: it replaces the end before it.
     outcomes = [outcome for outcome in draft.state.outcomes if key_of(outcome.report) != key_of(ended)]
     # A controller that never acknowledges must not fill the disk; it counts what it is not told as silence.
     outcomes = outcomes[-_OUTCOMES_UNACKED:]
     surplus = len(outcomes) - _OUTCOMES_KEPT
     if surplus > 0:
+        # What Desired names still must be remembered however old: forgetting it would mean trying it again.
         current = {key_of(model.wanted) for model in draft.state.models if model.wanted is not None}
         old = [o for o in outcomes if o.acked and key_of(o.report) not in current][:surplus]
         outcomes = [outcome for outcome in outcomes if outcome not in old]
@@ -241,6 +250,8 @@ def pulse_problem(state: AgentState, at: datetime) -> str:
     pulse, received_at = state.pulse, state.pulse_received_at
     if pulse is None or received_at is None:
         return "no_pulse"
+    # A database that was restored counts serials anew under a higher epoch; a Pulse of before it knows no later
+    # halts.
     if state.desired is not None and pulse.epoch < state.desired.epoch:
         return "stale_pulse"
     if (received_at - at).total_seconds() > _CLOCK_STEP_S:

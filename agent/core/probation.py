@@ -31,6 +31,7 @@ def activate(draft: Draft, model: ModelState, candidate: Slot, attempt: Attempt)
     problem = clearance(draft.state, draft.at, candidate.release.rollout_id)
     if problem:
         return replace(model, attempt=explain(draft, attempt, problem))
+    # Without anything to compare with, shadowing would show nothing: it answers at once, and is watched harder.
     signal = Signal.ACTIVATE_BESIDE if _compared(model, candidate) else Signal.ACTIVATE_ALONE
     return move(draft, model, signal)
 
@@ -49,6 +50,7 @@ def judge_shadow(draft: Draft, model: ModelState, candidate: Slot, attempt: Atte
         if problem:
             return replace(model, attempt=explain(draft, attempt, problem))
         return move(draft, model, Signal.VERDICT_PASS, judged.reason)
+    # Doubt holds: no verdict is no failure either, and stable answers, so that waiting harms nobody.
     overdue = (draft.at - attempt.since).total_seconds() > policy.deadline_s
     if overdue and not attempt.reason.startswith(_INCONCLUSIVE):
         reason = f"{_INCONCLUSIVE}: {judged.reason} after {policy.deadline_s:g} s"
@@ -63,6 +65,7 @@ def judge_probation(draft: Draft, model: ModelState, candidate: Slot, attempt: A
         health.total(attempt.evidence),
         compared=_compared(model, candidate),
         watched_s=attempt.watched_s if attempt.applied else 0.0,
+        # A verdict by time alone would pass a candidate that serving has silently lost.
         seen=draft.measured and attempt.applied,
     )
     if judged.verdict is Verdict.FAIL:
@@ -87,6 +90,7 @@ def notice_life(draft: Draft, boot_id: BootId) -> None:
     if known == boot_id:
         return
     draft.state = replace(draft.state, serving_boot_id=boot_id)
+    # The first life that this journal hears of; it has not replaced any that held something.
     if known is None:
         return
     draft.resend_plan = True
@@ -104,6 +108,7 @@ def _count_life(draft: Draft, model: ModelState) -> ModelState:
 def take_applied(draft: Draft, applied: Applied) -> None:
     """Take in what serving made of a plan; what it says of an older plan is no longer news."""
     notice_life(draft, applied.boot_id)
+    # Serving converges on the newest plan alone; what it says of one before may not hold any more.
     if applied.serial != draft.state.plan.serial:
         return
     draft.resend_plan = False
@@ -122,6 +127,7 @@ def take_applied(draft: Draft, applied: Applied) -> None:
 
 
 def _candidate_applied(draft: Draft, model: ModelState, slot: SlotState) -> ModelState:
+    # Loading in serving is the last thing that can refuse: its trial ran alone, with all the memory to itself.
     if not slot.loaded:
         return move(draft, model, Signal.LOAD_FAILED, f"load_failed: {slot.error}")
     if model.attempt is None or model.attempt.applied:
@@ -149,6 +155,7 @@ def _committed_not_loaded(draft: Draft, model: ModelState, slot: Slot, error: st
 def take_stats(draft: Draft, stats: Stats) -> None:
     """Take in cumulative counters."""
     notice_life(draft, stats.boot_id)
+    # Only the event that brings counters may commit: see `judge_probation`.
     draft.measured = True
     models = tuple(_measure(draft, model, stats) for model in draft.state.models)
     draft.state = replace(draft.state, models=models)

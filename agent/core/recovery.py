@@ -43,6 +43,7 @@ def reconcile(draft: Draft, event: Started) -> None:
         draft.say("enrolled anew: documents forgotten")
     if event.journal_problem:
         draft.say(event.journal_problem)
+    # A rebuilt journal knows no serial; serving may hold a plan that boot.json counts higher.
     serial = max(state.plan.serial, event.boot_serial)
     draft.state = replace(
         state,
@@ -52,9 +53,13 @@ def reconcile(draft: Draft, event: Started) -> None:
         plan=Plan(serial=serial, slots=state.plan.slots, routes=state.plan.routes),
         applied_serial=0,
         plan_sent_at=None,
+        # Nobody knows how long control was away by a clock that may have been reset: only a Pulse heard now
+        # authorises.
         pulse_received_at=None,
+        # At once: whatever the broker kept meanwhile, the controller has it newer.
         refresh_at=None,
         stats_at=None,
+        # The journal goes before boot.json, which is only written after it and may tell of the step before.
         models=state.models or _recovered(event.recovered),
     )
     draft.resend_plan = True
@@ -72,6 +77,7 @@ def _forget_documents(state: AgentState) -> AgentState:
     return AgentState(
         settings=state.settings,
         models=tuple(model for model in slots if model.stable is not None),
+        # What failed on this hardware fails on it under any identity.
         blacklist=state.blacklist,
         trusted_until=state.trusted_until,
         verified_at=state.verified_at,
@@ -117,11 +123,13 @@ def _resume(draft: Draft, model: ModelState, event: Started) -> ModelState:
     model = _examine_committed(draft, model, event)
     if model.candidate is None or model.attempt is None:
         return model
+    # What came so far is still in the part file; the fetch goes on from there.
     if model.phase is Phase.DOWNLOADING:
         return replace(model, attempt=replace(model.attempt, retry_at=draft.at))
     problem = event.damage.get(model.candidate.release_id, "")
     if problem:
         return move(draft, model, Signal.DAMAGED, problem)
+    # The trial may have taken control down with it (memory): unpunished, it would do so at every start.
     if model.phase is Phase.TRIAL:
         return interrupted(draft, model, model.attempt.interruptions + 1)
     return model
@@ -140,6 +148,7 @@ def _examine_committed(draft: Draft, model: ModelState, event: Started) -> Model
     stable, previous = model.stable, model.previous
     if stable is not None:
         problem = event.damage.get(stable.release_id, "")
+        # Also clears an old mark: files that verify now have been mended, whoever did it.
         model = replace(model, stable=replace(stable, damaged=problem), mend_at=draft.at if problem else None)
         if problem:
             draft.say(f"{model.model}: stable damaged ({problem})")

@@ -118,6 +118,7 @@ def _keep_time(draft: Draft) -> None:
             state, refresh_at=after(at, wait_s * _splay(state)), refreshes=state.refreshes + 1
         )
         draft.do(RequestDocuments())
+    # Serving may have died of the plan, or started after it was sent; to send it twice costs nothing.
     unanswered = state.applied_serial < state.plan.serial and state.plan_sent_at is not None
     if unanswered and state.plan_sent_at is not None and due(at, after(state.plan_sent_at, PLAN_RETRY_S)):
         draft.state = replace(state, plan_sent_at=at)
@@ -137,19 +138,23 @@ def _settle(draft: Draft) -> None:
     """Bring every model as far towards what is wanted as it can go now."""
     before = draft.state.models
     settled = tuple(model for model in (_settle_model(draft, model) for model in before) if model is not None)
+    # By identity: an unchanged state is not journaled, and a device at rest must not write once a second.
     if any(new is not old for new, old in zip(settled, before, strict=False)) or len(settled) != len(before):
         draft.state = replace(draft.state, models=settled)
 
 
 def _settle_model(draft: Draft, model: ModelState) -> ModelState | None:
     """Return the model as it is now, or None when a Desired does not list it any more."""
+    # Halts first: whatever else an event brings, nothing of a halted rollout may come of it.
     model = enforce(draft, model)
     wanted = model.wanted
     if wanted is None:
         return _unlisted(draft, model)
+    # Then what is no longer wanted, so that the next line may begin what is.
     model = _pre_empt(draft, model, wanted)
     if model.phase is Phase.IDLE and not is_settled(draft.state, model):
         model = begin(draft, model, wanted)
+    # Gates last: they judge what the lines above have left standing.
     return drive_watched(draft, _mend(draft, retry(draft, model)))
 
 
@@ -168,6 +173,7 @@ def _pre_empt(draft: Draft, model: ModelState, wanted: DesiredModel) -> ModelSta
     candidate = model.candidate
     if candidate is None or candidate.release == wanted:
         return model
+    # Same assignment, same files: only the policy moved, and the gates go by the new one from here on.
     if key_of(candidate.release) == key_of(wanted) and holds(candidate, wanted):
         return replace(model, candidate=replace(candidate, release=wanted))
     return move(draft, model, Signal.SUPERSEDED)

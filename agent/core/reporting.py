@@ -80,6 +80,7 @@ def _assignments(state: AgentState) -> tuple[AssignmentReport, ...]:
         for model in state.models
         if model.candidate is not None and model.attempt is not None
     )
+    # What is wanted now stays listed after its acknowledgement: a restored controller learns it from the next report.
     current = {key_of(model.wanted) for model in state.models if model.wanted is not None}
     under_way = {key_of(assignment) for assignment in running}
     ended = tuple(

@@ -69,10 +69,12 @@ def _fetch_failed(draft: Draft, model: ModelState, event: FetchFailed) -> ModelS
     candidate, attempt = model.candidate, model.attempt
     if model.phase is not Phase.DOWNLOADING or candidate is None or attempt is None:
         return model
+    # A late echo of a fetch that was cancelled.
     if candidate.release_id != event.release_id:
         return model
     if event.problem is FetchProblem.DELAYED:
         return move(draft, model, Signal.FETCH_DELAYED, event.reason)
+    # A mirror behind the controller by seconds looks like an attack at first; one that stays so ends the attempt.
     refusals = attempt.refusals + 1
     if refusals >= GIVE_UP_AFTER:
         signal = Signal.CORRUPT if event.problem is FetchProblem.CORRUPT else Signal.REFUSED

@@ -20,6 +20,7 @@ def content_of(state: AgentState, *, with_candidates: bool = True) -> PlanConten
     for model in state.models:
         candidate = model.candidate if with_candidates and model.phase in WATCHED else None
         answering = model.answering
+        # One release on both sides (damaged, and wanted again): it would be compared with itself.
         if candidate is not None and answering is not None and answering.release_id == candidate.release_id:
             answering = None
         slots.extend(_spec(state, slot) for slot in (answering, candidate) if slot is not None)
@@ -34,6 +35,7 @@ def boot_file(state: AgentState) -> BootFile:
     """
     slots, routes = content_of(state, with_candidates=False)
     attempts = [model.attempt for model in state.models if model.attempt is not None and model.phase in WATCHED]
+    # One counter for all candidates: serving cannot tell which of them took it down.
     used = max((a.interruptions + _holds_now(state, a) for a in attempts), default=0)
     return BootFile(
         plan=state.plan,
@@ -69,6 +71,7 @@ def _route(state: AgentState, model: ModelState, answering: Slot | None, candida
         model=model.model,
         primary=candidate.release_id if trying else stable_id,
         shadow=stable_id if trying else candidate.release_id,
+        # A first release has nobody to be compared with, and serving must not count pairs for it.
         candidate=candidate.release_id if stable_id is not None else None,
         max_latency_ratio=candidate.release.policy.max_latency_ratio,
     )

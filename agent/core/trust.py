@@ -124,6 +124,7 @@ def check_desired(desired: Desired, known: Known) -> Order:
         raise UntrustedError(f"wrong_device: {desired.device_id}")
     if desired.key_fingerprint != identity.key_fingerprint:
         raise UntrustedError("wrong_key: sealed for another enrolment of this device")
+    # `known.now` never falls behind a time that was verified: setting the clock back revives nothing.
     if desired.expires_at <= known.now:
         raise UntrustedError(f"expired: {desired.expires_at.isoformat()}")
     names = [model.model for model in desired.body.models]
@@ -163,6 +164,7 @@ def check_pulse(pulse: Pulse, known: Known) -> Order:
     """
     if pulse.installation_id != known.identity.installation_id:
         raise UntrustedError(f"wrong_installation: {pulse.installation_id}")
+    # No check of age here: an old Pulse still tells halts, it only authorises nothing (`lifecycle.pulse_problem`).
     place, floor = (pulse.epoch, pulse.serial), (known.floor.pulse_epoch, known.floor.pulse_serial)
     if place < floor:
         raise UntrustedError(f"serial_not_newer: {place} is below {floor}")
@@ -183,6 +185,7 @@ def proven_time(
     """
     if trusted_until is None:
         return verified_at
+    # Without metadata nobody vouches for a time at all, and with them only as far as they reach.
     proven = min(issued_at, trusted_until)
     return proven if verified_at is None else max(proven, verified_at)
 
@@ -197,6 +200,7 @@ def floor_of(floors: tuple[Floor, ...], key_id: KeyId) -> Floor:
 
 def with_floor(floors: tuple[Floor, ...], raised: Floor) -> tuple[Floor, ...]:
     """Return the floors with one replaced; the longest unused are forgotten, for their keys were replaced long ago."""
+    # The raised one goes last, so that the ones cut off are those that no document has named for longest.
     return (*(floor for floor in floors if floor.key_id != raised.key_id), raised)[-_FLOORS_KEPT:]
 
 
@@ -209,6 +213,8 @@ def cross_check(wanted: DesiredModel, targets: Targets) -> None:
     if wanted.release_counter < targets.director.min_release_counter:
         lowest = targets.director.min_release_counter
         raise UntrustedError(f"untrusted: release counter {wanted.release_counter} is below {lowest}")
+    # An artifact may be part of several releases (the same bytes converted again), so only the manifest has its
+    # counter.
     for ref in (wanted.manifest, wanted.artifact):
         target = _same_file(ref, targets.files)
         if target.release_counter != wanted.release_counter and ref is wanted.manifest:
@@ -228,6 +234,7 @@ def _same_file(ref: TargetRef, files: Mapping[str, Target]) -> Target:
 
 def check_manifest(wanted: DesiredModel, manifest: ReleaseManifest) -> ManifestArtifact:
     """Return the wanted artifact's entry in the manifest. Raises UntrustedError when the two do not agree."""
+    # The digest was right; what is asked here is whether it is the manifest of what Desired calls by these names.
     named = (wanted.release_id, wanted.model, wanted.release_counter)
     if (manifest.release_id, manifest.model, manifest.release_counter) != named:
         raise UntrustedError(f"untrusted: the manifest is of {manifest.model} {manifest.release_id}")

@@ -116,11 +116,13 @@ class _Transfer:
     def _headers(self, part: PartFile) -> dict[str, str]:
         headers = {"Accept-Encoding": "identity"}
         if part.size_bytes > 0:
+            # If-Range: a server whose file changed meanwhile sends the whole of it, never a tail that does not fit.
             headers |= {"Range": f"bytes={part.size_bytes}-", "If-Range": f'"{self.ref.sha256}"'}
         return headers
 
     async def _accept(self, response: aiohttp.ClientResponse, part: PartFile) -> None:
         """Judge an answer by its head, before any of its bytes is kept."""
+        # Redirects and everything unknown are refusals: the address was ours to choose, not the server's.
         match response.status:
             case HTTPStatus.OK:
                 await self.off_loop(part.restart)
@@ -134,6 +136,7 @@ class _Transfer:
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise UnreachableError(f"{self.url} comes encoded, which nobody asked for")
         length = response.content_length
+        # Endless-data attack (TUF specification, 1.5.2): not a byte beyond the signed length is taken.
         if length is not None and length != part.missing_bytes:
             await self.off_loop(part.discard)
             raise self._wrong_length(f"{length} bytes where {part.missing_bytes} were missing")
@@ -156,6 +159,7 @@ class _Transfer:
                     buffered.clear()
                     await self.off_loop(part.discard)
                     raise self._wrong_length(f"more than {self.ref.length_bytes} bytes")
+                # Slow-retrieval attack (TUF specification, 1.5.2).
                 if floor.too_slow(len(chunk), loop.time()):
                     raise UnreachableError(f"{self.url} sends less than {self.limits.min_rate_bytes_s} bytes a second")
                 if len(buffered) >= _BLOCK_BYTES:

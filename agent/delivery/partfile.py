@@ -88,6 +88,7 @@ class PartFile:
             raise DigestMismatchError(expected=self._ref.sha256, actual=actual, path=self._ref.path)
         try:
             with room_for(self._path):
+                # Before the rename: else a power cut could leave the right name on an empty file.
                 os.fsync(self._file.fileno())
                 self._path.replace(self._into)
         except StorageFullError:

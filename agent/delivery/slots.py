@@ -61,6 +61,7 @@ class Slots:
         sync_folder(staged)
         # A release that is there already is being replaced because its bytes rotted.
         self._discard(final)
+        # The one moment at which the release begins to exist.
         staged.rename(final)
         sync_folder(self._folder)
         return final
@@ -111,6 +112,7 @@ class Slots:
             return
         trash = self._folder / f"{_TRASH}{folder.name.lstrip('.')}"
         shutil.rmtree(trash, ignore_errors=True)
+        # Renamed first: a cut in the middle of removing leaves rubbish, not a release with a file missing.
         folder.rename(trash)
         sync_folder(self._folder)
         shutil.rmtree(trash)

@@ -134,10 +134,13 @@ def look_up(request: Request) -> VerifiedTargets:
         config=UpdaterConfig(app_user_agent="litefleet-agent"),
         bootstrap=settings.root,
     )
+    # TUF 5.3 to 5.6: root, timestamp, snapshot, top-level targets; rollback, freeze and mix-and-match are refused
+    # here.
     updater.refresh()
     # Before any delegation is loaded, so that what is read here can only be the top-level role.
     director = _director(metadata_dir)
     fresh_until = _expiry(metadata_dir / "timestamp.json")
+    # TUF 5.6.7: from here on delegated roles (the hash bins) are walked.
     found = {path: updater.get_targetinfo(path) for path in request.targets if path != DIRECTOR_PATH}
     files = {path: _verified(path, target) for path, target in found.items() if target is not None}
     return VerifiedTargets(director=director, files=files, fresh_until=fresh_until)

@@ -97,6 +97,7 @@ async def enrol(invite: Invite, *, state_dir: Path, hardware: DeviceHardware) ->
         raise ConflictError(kind="identity", name=str(files.document), problem="exists: this device is enrolled")
     key = own_key(files)
     admission = await _apply(invite, signing_request(key, invite.device_id), hardware)
+    # The certificate decides who we are to the broker: one for a neighbour would let us speak as him.
     if admission.device_id != invite.device_id:
         raise UntrustedError(f"the invite is for {invite.device_id!r}, the answer for {admission.device_id!r}")
     if not admission.tuf_root:
@@ -113,6 +114,7 @@ async def enrol(invite: Invite, *, state_dir: Path, hardware: DeviceHardware) ->
     )
     write_whole(files.certificate, admission.certificate_pem.encode())
     write_whole(files.authority, admission.ca_pem.encode())
+    # Last: its presence says that all the others are whole.
     write_whole(files.document, msgspec.json.encode(identity))
     return identity
 

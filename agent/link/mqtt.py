@@ -185,6 +185,7 @@ class MqttLink:
     def _event(self, message: aiomqtt.Message) -> LinkEvent | None:
         """Name what came; None for what cannot be meant: empty (a cleared topic), oversized or unreadable."""
         payload = message.payload
+        # Before parsing: whoever may publish here must not make us work for what cannot be meant.
         if not 0 < len(payload) <= MAX_SEALED_BYTES:
             return None
         topic = message.topic.value

@@ -84,6 +84,7 @@ class Engine:
             instances: dict[tuple[ReleaseId, Sha256], Instance] = {}
             for slot in plan.slots:
                 key, why = (slot.release_id, slot.artifact_sha256), (refused or {}).get(slot.release_id)
+                # What is loaded is kept, whatever plan named it first: requests in flight hold on to it.
                 loaded = why or self._instances.get(key) or await self._load(slot)
                 errors[slot.release_id] = loaded if isinstance(loaded, str) else None
                 if isinstance(loaded, Instance):
@@ -135,6 +136,7 @@ class Engine:
         series = self.recorder.series(ask.model, reply.instance.slot.release_id)
         series.answered(reply.outcome, latency_ms=(ready_s - ask.received_s) * 1000)
         shadow = route.shadow
+        # A version asked for by name is answered and not compared: it is no sample of what callers send.
         if shadow is None or route.candidate is None or reply.instance is not route.primary:
             return
         # Under load one shadow run may wait, so that a busy device still reaches a verdict; in quiet times, several.
@@ -198,6 +200,7 @@ class Engine:
                 reason=fitted.reason,
             )
         gone = [each for key, each in self._instances.items() if key not in instances]
+        # No await between: a request sees the old plan or the new one, never half of each.
         self._instances, self._routes, self.serial = instances, routes, plan.serial
         for each in gone:
             each.retire()

@@ -60,6 +60,7 @@ class Planner:
         if not fragile:
             await self._engine.apply(boot.plan)
             return
+        # Stable first: if the candidate brings us down, callers were at least answered until then.
         await self._engine.apply(_without(boot.plan, fragile))
         if await asyncio.to_thread(self._ledger.spend_try, boot):
             await self._engine.apply(boot.plan)
@@ -68,6 +69,7 @@ class Planner:
         await self._engine.apply(boot.fallback)
 
     async def _set(self, plan: Plan) -> Applied:
+        # A release that is loaded already risks nothing by being named again, and takes no try.
         fresh = {slot.release_id for slot in plan.slots if not self._engine.holds(slot)}
         boot = await asyncio.to_thread(self._ledger.read) if fresh else None
         guarded = fresh & routing.fragile(boot) if boot is not None else set[ReleaseId]()

@@ -64,6 +64,7 @@ async def serve(
     await runner.setup()
     try:
         async with asyncio.TaskGroup() as group:
+            # First of all: a new supervisor must be able to find us however long the models take to load.
             passing = group.create_task(_pass_on(listen_unix(settings.run_dir / "sockets.sock"), listeners))
             await link.start(listen_unix(settings.serving_socket))
             booting = group.create_task(planner.boot())

@@ -40,6 +40,7 @@ def listen_unix(path: Path) -> socket.socket:
         undo.callback(listener.close)
         with _short(path) as address:
             listener.bind(address)
+        # The folder is 0700, so that nobody else could have come in before this.
         path.chmod(0o600)
         listener.listen(_BACKLOG)
         listener.setblocking(False)
