@@ -1,4 +1,4 @@
-"""`python -m controller --config FILE`: be a controller; `--write-broker-config DIR` prepares a mosquitto for it."""
+"""`python -m controller --config FILE`: be a controller; its options prepare a broker, or end a recovery."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ def main(arguments: list[str]) -> int:
         metavar="DIR",
         help="write a mosquitto configuration with certificates and ACL into DIR, and exit",
     )
+    parser.add_argument(
+        "--recovered-from-backup",
+        action="store_true",
+        help="after the database was restored: begin a new epoch, so that devices believe it again, and exit",
+    )
     given = parser.parse_args(arguments)
     try:
         config = load(given.config, os.environ)
@@ -38,6 +43,8 @@ def main(arguments: list[str]) -> int:
     try:
         if given.write_broker_config is not None:
             _write_broker_config(config, given.write_broker_config)
+        elif given.recovered_from_backup:
+            _begin_epoch(config)
         else:
             # What takes time to import is only needed from here on.
             from controller.app import run  # noqa: PLC0415
@@ -47,6 +54,16 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"litefleet controller: {error}\n")
         return _EXIT_FAILED
     return 0
+
+
+def _begin_epoch(config: ControllerConfig) -> None:
+    from controller.app import begin_epoch  # noqa: PLC0415 - as above
+
+    epoch = asyncio.run(begin_epoch(config))
+    sys.stdout.write(
+        f"epoch {epoch} begins: start the controller, and every device is sent its orders anew. Halts and rollouts are "
+        "as the backup has them: look at each.\n"
+    )
 
 
 def _write_broker_config(config: ControllerConfig, folder: Path) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from controller.config import ControllerConfig
     from controller.desired.service import DesiredService
     from controller.wiring import Ground, Services
+    from shared.ids import Epoch
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +55,18 @@ async def run(config: ControllerConfig) -> None:
         await _recover(services)
         await _serve(ground, services, stop)
     log.info("controller_stopped")
+
+
+async def begin_epoch(config: ControllerConfig) -> Epoch:
+    """Make all that a restored database will seal newer than what devices saw before; no controller may be running.
+
+    Raises:
+        ConflictError: a controller has the state folder.
+    """
+    async with _opened(config) as ground:
+        desired = wiring.wire(ground).desired
+        async with ground.database.unit_of_work(actor="recovery") as uow:
+            return await desired.raise_epoch(uow)
 
 
 @contextlib.asynccontextmanager

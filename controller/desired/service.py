@@ -144,7 +144,7 @@ class DesiredService:
             if where is Standing.BEHIND:
                 behind.append(seen.device_id)
             elif where is Standing.AHEAD:
-                log.warning("database_older_than_fleet", device_id=seen.device_id, remedy="raise the epoch")
+                log.warning("database_older_than_fleet", device_id=seen.device_id, remedy="--recovered-from-backup")
         if behind:
             await store.mark_unpublished(uow.session, behind)
             uow.after_commit(self.changed.set)

@@ -152,6 +152,8 @@ async def raise_epoch(session: AsyncSession, now: datetime) -> Epoch:
     """Begin a new incarnation: everything sealed from now on is newer than anything sealed before."""
     row = await installation(session)
     row.epoch += 1
+    # The pulse as well: devices refuse one of an earlier epoch, and its serial counts anew in each.
+    row.pulse_sealed = None
     session.add(row)
     # Due at once: documents of an earlier incarnation are older than any of this one, whatever their generation.
     await session.execute(sa.update(DocumentRow).values(expires_at=now))

@@ -90,6 +90,17 @@ class ControllerProcess:
             )
         return self._process
 
+    def run(self, *options: str) -> subprocess.CompletedProcess[str]:
+        """Run the program beside, or in place of, the controller, with options that make it end by itself."""
+        return subprocess.run(
+            [sys.executable, "-m", "controller", "--config", str(self._config), *options],
+            cwd=_REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_START_S,
+        )
+
     def start(self) -> None:
         """Start the process and wait until both listeners answer."""
         process = self.launch()

@@ -74,7 +74,7 @@ def _difference(device: Device, sighting: Sighting, desired: DesiredFacts | None
         return f"refuses its desired state: {report.desired_refused}"
     observed = (sighting.epoch, sighting.generation)
     if observed > (desired.epoch, desired.generation):
-        return "has seen a newer desired state than the database holds: raise the epoch"
+        return "has seen a newer desired state than the database holds: see --recovered-from-backup"
     if observed < (desired.epoch, desired.generation):
         how = "published" if desired.published else "about to be published"
         return f"generation {desired.generation} is {how}, the device has accepted {sighting.generation}"

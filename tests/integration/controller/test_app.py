@@ -187,6 +187,16 @@ def test_controller_ends_well_on_sigterm(controller: ControllerProcess) -> None:
     assert "Traceback" not in controller.log
 
 
+def test_recovery_from_a_backup_begins_a_new_epoch_while_no_controller_runs(controller: ControllerProcess) -> None:
+    beside = controller.run("--recovered-from-backup")
+    assert (beside.returncode, "that is running" in beside.stderr) == (1, True)
+    controller.stop()
+    recovered = controller.run("--recovered-from-backup")
+    assert recovered.returncode == 0
+    assert recovered.stdout.startswith("epoch 2 begins")
+    controller.start()
+
+
 async def test_controller_killed_goes_on_where_it_was(controller: ControllerProcess, tmp_path: Path) -> None:
     async with controller.client() as api:
         before = await api.status()

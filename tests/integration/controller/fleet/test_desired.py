@@ -182,7 +182,7 @@ async def test_device_level_or_ahead_is_not_told_again(world: FleetWorld, clock:
     )
     await observed(world, device, ahead)
     assert await world.publisher.publish_pending() == 0
-    assert "raise the epoch" in (await story_after_heartbeat(world, device, ahead))
+    assert "--recovered-from-backup" in (await story_after_heartbeat(world, device, ahead))
 
 
 async def story_after_heartbeat(world: FleetWorld, device: TestDevice, document: Desired) -> str:
@@ -219,6 +219,8 @@ async def test_epoch_raised_seals_everything_again_as_newer(world: FleetWorld) -
     assert await world.desired.reseal_due(limit=2) == 2
     assert await world.desired.reseal_due(limit=2) == 1
     assert await world.desired.reseal_due(limit=2) == 0
+    pulse = world.opened_pulse(await world.pulse.sealed_pulse())
+    assert (pulse.epoch, pulse.serial) == (2, 1)
     documents = [await world.document(device) for device in devices]
     assert {(document.epoch, document.generation) for document in documents} == {(2, 1)}
 
