@@ -8,7 +8,7 @@ from shared.errors import PipelineError
 from shared.manifest import GoldenCase, GoldenCheck, TensorData
 from shared.runtime.golden import check_golden, to_array, to_tensor_data
 from shared.runtime.interpreter import LiteRtInterpreter
-from tests.support.models import golden_check, one_hot_classifier, random_classifier
+from tests.support.models import dense_classifier, golden_check, one_hot_classifier, random_classifier
 
 MODEL = random_classifier(6, 3, seed=1)
 
@@ -89,3 +89,26 @@ def test_tensor_data_scalar_round_trip_keeps_shape() -> None:
 def test_tensor_data_that_does_not_add_up_is_refused(data: TensorData) -> None:
     with pytest.raises(PipelineError):
         to_array(data)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_golden_answer_that_is_no_number_does_not_hold_even_where_it_was_expected(value: float) -> None:
+    model = dense_classifier(np.full((3, 2), value, np.float32), np.zeros(2, np.float32), softmax=False)
+    interpreter = LiteRtInterpreter(model, threads=1)
+    item = np.ones((1, 3), np.float32)
+    case = GoldenCase(inputs=(to_tensor_data(item),), outputs=(to_tensor_data(interpreter.run([item])[0]),))
+    with np.errstate(invalid="ignore"):
+        assert check_golden(interpreter, GoldenCheck(cases=(case,), atol=1e9, rtol=0.0))
+
+
+@pytest.mark.parametrize("tolerance", [float("nan"), -1.0])
+def test_golden_tolerance_that_is_no_size_lets_nothing_pass(tolerance: float) -> None:
+    golden = msgspec.structs.replace(golden_check(MODEL), atol=tolerance, rtol=0.0)
+    assert check_golden(LiteRtInterpreter(MODEL, threads=1), golden)
+
+
+def test_golden_case_that_expects_no_output_does_not_hold() -> None:
+    golden = golden_check(MODEL)
+    silent = GoldenCase(inputs=golden.cases[0].inputs, outputs=())
+    said = check_golden(LiteRtInterpreter(MODEL, threads=1), msgspec.structs.replace(golden, cases=(silent,)))
+    assert said == "golden_mismatch: case 0 has 1 outputs, expected 0"
