@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.delivery.partfile import PartFile
@@ -45,6 +45,7 @@ def test_file_is_invisible_until_it_is_whole(into: Path) -> None:
     assert [path.name for path in into.parent.iterdir()] == ["model.tflite"]
 
 
+@settings(max_examples=20)
 @given(cuts=st.lists(st.integers(0, len(_CONTENT)), max_size=6))
 def test_file_cut_anywhere_and_taken_up_again_is_the_same(
     tmp_path_factory: pytest.TempPathFactory, cuts: list[int]
