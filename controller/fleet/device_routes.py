@@ -15,6 +15,7 @@ import msgspec
 from aiohttp import web
 
 from controller.errors import UnauthenticatedError
+from shared.decoding import MALFORMED
 from shared.errors import InvalidInputError, NotFoundError
 from shared.hardware import DeviceHardware
 from shared.ids import BootId, DeviceId, InstallationId, Sha256, SiteId
@@ -209,7 +210,7 @@ async def _body(request: web.Request, kind: type[T]) -> T:
         raise web.HTTPRequestEntityTooLarge(max_size=_MAX_BODY_BYTES, actual_size=request.content_length or 0)
     try:
         return msgspec.json.decode(await request.read(), type=kind)
-    except msgspec.DecodeError as exc:
+    except MALFORMED as exc:
         raise InvalidInputError(field="body", problem=str(exc)) from exc
 
 

@@ -12,7 +12,7 @@ import structlog
 from controller.db.retry import retrying
 from controller.registry import store
 from controller.registry.core.choice import wanted_profiles, wanted_schemes
-from controller.registry.core.conversion import Outcome, after_restart, judge
+from controller.registry.core.conversion import Outcome, after_restart, judge, storable
 from controller.registry.core.types import ArtifactSummary, Conversion, ConversionState
 from shared import pipeline
 from shared.clock import mint_id
@@ -38,6 +38,8 @@ _PROGRESS_S = 0.5
 # An order wakes a worker at once; looking anyway covers an order by another controller on the same database.
 _LOOK_S = 5.0
 _ALL = 1000
+# As wide as its column: the conversion program may say anything.
+_STEP_CHARACTERS = 200
 
 
 class Conversions:
@@ -49,6 +51,8 @@ class Conversions:
         self._worker = worker
         self._clock = clock
         self._ordered = asyncio.Event()
+        self._held: set[ConversionId] = set()
+        """Conversions that a worker of this process is at."""
 
     async def order(self, order: ConversionOrder, *, actor: str) -> Conversion:
         """Queue a conversion; the same order as one that is under way or succeeded is that one.
@@ -92,20 +96,26 @@ class Conversions:
             return await store.conversions(uow.session, after=after, limit=limit)
 
     async def recover(self) -> None:
-        """Queue again what was running when the controller ended; call it before any worker starts."""
+        """Queue again what is called running though no worker is at it: the controller ended, or a worker broke."""
         async with self._database.unit_of_work() as uow:
             for cut in await store.conversions_in(uow.session, ConversionState.RUNNING, limit=_ALL):
-                await store.save_conversion(uow.session, _judged(cut, after_restart(cut.attempts)))
+                if cut.conversion_id not in self._held:
+                    await store.save_conversion(uow.session, _judged(cut, after_restart(cut.attempts)))
 
     async def work(self) -> None:
         """Work the queue off, one conversion at a time, for ever; run it as often as there are cores for it."""
+        # A worker that broke is started again, and what it left must not wait for the next start of the controller.
+        await retrying(self.recover, what="take up conversions that were left")
         while True:
             claimed = await retrying(self._claim, what="claim a conversion")
             if claimed is None:
                 await self._await_order()
-            else:
-                conversion, source = claimed
+                continue
+            conversion, source = claimed
+            try:
                 await self._convert(conversion, source)
+            finally:
+                self._held.discard(conversion.conversion_id)
 
     async def _await_order(self) -> None:
         self._ordered.clear()
@@ -128,6 +138,8 @@ class Conversions:
             )
             await store.save_conversion(uow.session, claimed)
             version = await store.version(uow.session, claimed.order.model, claimed.order.version_number)
+            # Before the commit, so that no other worker that starts just now takes it for one that was left.
+            self._held.add(claimed.conversion_id)
         return claimed, version.sha256
 
     async def _convert(self, conversion: Conversion, source: Sha256) -> None:
@@ -175,7 +187,8 @@ class Conversions:
                 return
             written_at, step = now, line.step
             try:
-                await self._save(replace(conversion, step=line.step, fraction=line.fraction), audited=False)
+                shown = replace(conversion, step=storable(line.step)[:_STEP_CHARACTERS], fraction=line.fraction)
+                await self._save(shown, audited=False)
             except RetryableError as error:
                 # Progress is for watching only: the conversion does not wait for the database to come back.
                 log.info("progress_not_written", conversion_id=conversion.conversion_id, reason=error.reason)
@@ -212,4 +225,4 @@ class Conversions:
 
 
 def _judged(conversion: Conversion, outcome: Outcome) -> Conversion:
-    return replace(conversion, state=outcome.state, failure=outcome.failure, message=outcome.message)
+    return replace(conversion, state=outcome.state, failure=outcome.failure, message=storable(outcome.message))

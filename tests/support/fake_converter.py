@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from shared.conversion import ConversionProgress, ConversionRequest, ConversionResult, ConvertedArtifact
+from shared.conversion import ConversionProgress, ConversionRequest, ConversionResult, ConvertedArtifact, FailureKind
 from shared.ids import Sha256
 from shared.manifest import Accuracy, GoldenCheck, Scheme, TensorSpec
 
@@ -86,6 +86,11 @@ def _segfault(_request: ConversionRequest) -> None:
     os.kill(os.getpid(), 11)
 
 
+def _mumble(_request: ConversionRequest) -> None:
+    _say(ConversionProgress(step="\0 step" * 100, fraction=0.5))
+    _say(ConversionResult(failure=FailureKind.BAD_INPUT, message="bad\0 input"))
+
+
 def _lie(request: ConversionRequest) -> None:
     _say(ConversionResult(artifacts=(_artifact(request, sha256="0" * 64),)))
 
@@ -118,6 +123,7 @@ def main() -> None:
         "silent": _silent,
         "segfault": _segfault,
         "lie": _lie,
+        "mumble": _mumble,
         "steal": _steal,
         "link": _link,
         "environment": _environment,

@@ -35,6 +35,11 @@ def judge(result: ConversionResult) -> Outcome:
     return Outcome(state=ConversionState.SUCCEEDED, message=result.message)
 
 
+def storable(text: str) -> str:
+    """Return what a conversion program said without what PostgreSQL stores in no text: a crash may print anything."""
+    return text.replace("\0", "")
+
+
 def after_restart(attempts: int) -> Outcome:
     """Return what becomes of a conversion that was running when the controller ended."""
     if attempts < MAX_ATTEMPTS:
@@ -42,5 +47,5 @@ def after_restart(attempts: int) -> Outcome:
     return Outcome(
         state=ConversionState.FAILED,
         failure=FailureKind.CRASHED,
-        message=f"the controller ended during each of {attempts} attempts",
+        message=f"the controller or its worker ended during each of {attempts} attempts",
     )

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from controller.db.engine import Database
     from controller.db.unit_of_work import UnitOfWork
+    from shared.conversion import ConversionResult
 
 LIMITS = ConvertLimits(wall_s=30.0, cpu_s=20, address_space_bytes=1024**3, file_bytes=8 * 1024**2, threads=1)
 
@@ -55,6 +56,13 @@ class RecordingPublisher:
         if self.away:
             raise UnreachableError("the repository is away")
         self.published.extend(file for file in files if file not in self.published)
+
+
+class BreakingWorker:
+    """A worker with a fault of its own."""
+
+    async def convert(self, *_: object) -> ConversionResult:
+        raise RuntimeError("a fault")
 
 
 @dataclass
@@ -296,13 +304,35 @@ async def test_conversion_cut_by_a_restart_is_queued_again_and_succeeds(world: W
         assert (await world.converted(conversion_id))["state"] == "succeeded"
 
 
+async def test_conversion_whose_program_says_what_no_database_stores_ends_all_the_same(world: World) -> None:
+    async with world.working():
+        shown = await world.converted(await world.order("mumble"))
+    assert (shown["state"], shown["message"]) == ("failed", "bad input")
+
+
+async def test_conversion_whose_worker_broke_is_taken_up_when_the_worker_starts_again(world: World) -> None:
+    conversion_id = await world.order()
+    breaking = Conversions(
+        database=world.database, blobs=world.blobs, worker=BreakingWorker(), clock=world.conversions._clock
+    )
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            await breaking.work()
+    assert (await world.get(f"/conversions/{conversion_id}"))["state"] == "running"
+    async with world.working():
+        assert (await world.converted(conversion_id))["state"] == "succeeded"
+
+
 async def test_conversion_cut_three_times_is_given_up(world: World) -> None:
     conversion_id = await world.order()
     for _ in range(3):
         async with world.database.unit_of_work() as uow:
             [queued] = await store.conversions_in(uow.session, ConversionState.QUEUED, limit=1)
             assert queued.conversion_id == conversion_id
-        await world.conversions._claim()
+        ended = Conversions(
+            database=world.database, blobs=world.blobs, worker=BreakingWorker(), clock=world.conversions._clock
+        )
+        await ended._claim()
         await world.conversions.recover()
     shown = await world.get(f"/conversions/{conversion_id}")
     assert (shown["state"], shown["failure"]) == ("failed", "crashed")
