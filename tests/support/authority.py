@@ -50,10 +50,14 @@ class Authority:
         self._certificate = builder.add_extension(usage, critical=True).sign(self._key, hashes.SHA256())
         self.pem = self._certificate.public_bytes(Encoding.PEM).decode()
 
-    def issue_device(
-        self, name: str, public: CertificateIssuerPublicKeyTypes, *, since: datetime = _FROM, until: datetime = _UNTIL
+    def issue_device(self, name: str, public: CertificateIssuerPublicKeyTypes) -> str:
+        """Return a client certificate as PEM, good for as long as any test runs."""
+        return self.issue_between(name, public, since=_FROM, until=_UNTIL)
+
+    def issue_between(
+        self, name: str, public: CertificateIssuerPublicKeyTypes, *, since: datetime, until: datetime
     ) -> str:
-        """Return a client certificate as PEM."""
+        """Return a client certificate as PEM, good for a certain time."""
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
         builder = self._builder(subject, public, since=since, until=until).add_extension(usage, critical=False)

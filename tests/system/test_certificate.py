@@ -32,7 +32,7 @@ async def test_certificate_past_half_its_life_is_renewed_by_the_running_device(
         now = SystemClock().now()
         public = x509.load_pem_x509_certificate(certificate.read_bytes()).public_key()
         assert isinstance(public, ec.EllipticCurvePublicKey)
-        old = world.server.authority.issue_device(
+        old = world.server.authority.issue_between(
             world.identity.device_id, public, since=now - timedelta(days=20), until=now + timedelta(days=10)
         )
         certificate.write_text(old)

@@ -73,7 +73,11 @@ CASES: list[tuple[Callable[[Device], Device], DesiredFacts | None, str]] = [
     (lambda device: replace(device, sighting=SILENT), DESIRED, "silent since 2026-11-22 11:57:59 UTC"),
     (lambda device: device, None, "nothing is desired"),
     (reporting(desired_refused="unseal_failed: x"), DESIRED, "refuses its desired state: unseal_failed: x"),
-    (lambda device: replace(device, sighting=Sighting(at=NOW, epoch=2, generation=0)), DESIRED, "--recovered-from-backup"),
+    (
+        lambda device: replace(device, sighting=Sighting(at=NOW, epoch=2, generation=0)),
+        DESIRED,
+        "--recovered-from-backup",
+    ),
     (lambda device: replace(device, sighting=Sighting(at=NOW, epoch=1, generation=2)), DESIRED, "has accepted 2"),
     (
         lambda device: replace(device, sighting=Sighting(at=NOW, epoch=1, generation=2)),
