@@ -186,7 +186,14 @@ def _checked(url: str) -> URL:
 def _sqlite_engine(url: URL) -> AsyncEngine:
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_async_engine(url, pool_size=4, max_overflow=0, pool_timeout=_CONNECT_S)
+    engine = create_async_engine(
+        url,
+        pool_size=4,
+        max_overflow=0,
+        pool_timeout=_CONNECT_S,
+        # An error is logged with its statement, and parameters may be anybody's.
+        hide_parameters=True,
+    )
 
     @sa.event.listens_for(engine.sync_engine, "connect")
     def _configure(connection: DBAPIConnection, _record: object) -> None:
@@ -220,5 +227,6 @@ def _postgres_engine(url: URL) -> AsyncEngine:
         pool_timeout=_CONNECT_S,
         # A server that restarted leaves dead connections in the pool; asking first costs one round trip.
         pool_pre_ping=True,
+        hide_parameters=True,
         connect_args={"timeout": _CONNECT_S, "command_timeout": _STATEMENT_S},
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
-from controller.http.endpoint import Body, Call, Endpoint, Page, PageQuery
+from controller.http.endpoint import Body, Call, Endpoint, Page, PageQuery, page_of
 
 if TYPE_CHECKING:
     from controller.fleet.enrolment import Invite
@@ -153,8 +153,7 @@ class _Routes:
     async def listed(self, call: Call) -> Page[DeviceAnswer]:
         query = call.query_as(DeviceQuery)
         stories = await self._service.listed(query.query, after=query.after, limit=query.limit + 1)
-        more = stories[query.limit - 1].device.device_id if len(stories) > query.limit else None
-        return Page[DeviceAnswer](items=[_answer(story) for story in stories[: query.limit]], next=more)
+        return page_of(stories, query.limit, _answer, lambda last: last.device.device_id)
 
     async def show(self, call: Call) -> DeviceAnswer:
         return _answer(await self._service.show(call.path["device"]))

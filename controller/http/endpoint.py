@@ -15,8 +15,9 @@ from controller.http.errors import InvalidRequestError, ProblemItem, invalid_bod
 from shared.errors import InvalidInputError, UnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+F = TypeVar("F")
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
@@ -51,6 +52,12 @@ class Page(BaseModel, Generic[T]):
 
     items: list[T]
     next: str | None = None
+
+
+def page_of(found: Sequence[F], limit: int, view: Callable[[F], T], cursor: Callable[[F], str]) -> Page[T]:
+    """Show up to `limit` of what was found; one more than that says that there is a next page."""
+    shown = found[:limit]
+    return Page(items=[view(item) for item in shown], next=cursor(shown[-1]) if len(found) > limit else None)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from controller.http.endpoint import LARGEST, Body, Call, Endpoint, Page, PageQuery, Reply
+from controller.http.endpoint import LARGEST, Body, Call, Endpoint, Page, PageQuery, Reply, page_of
 from controller.registry.bodies import (
     ConversionView,
     DatasetView,
@@ -25,14 +25,9 @@ from shared.errors import InvalidIdError
 from shared.ids import Sha256, model_name, sha256_hex
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from controller.registry.conversions import Conversions
     from controller.registry.releases import Releases
     from controller.registry.service import Registry
-
-T = TypeVar("T")
-V = TypeVar("V")
 
 
 class VersionsQuery(Body):
@@ -66,7 +61,7 @@ class RegistryRoutes:
         """Show models."""
         query = call.query_as(PageQuery)
         found = await self.registry.models(after=query.after or "", limit=query.limit + 1)
-        return _page(found, query.limit, ModelView.of, lambda last: last.model)
+        return page_of(found, query.limit, ModelView.of, lambda last: last.model)
 
     async def show_model(self, call: Call) -> ModelView:
         """Show a model."""
@@ -77,7 +72,7 @@ class RegistryRoutes:
         query = call.query_as(VersionsQuery)
         name = model_name(call.path["model"])
         found = await self.registry.versions(name, after=query.after, limit=query.limit + 1)
-        return _page(found, query.limit, VersionView.of, lambda last: str(last.number))
+        return page_of(found, query.limit, VersionView.of, lambda last: str(last.number))
 
     async def show_version(self, call: Call) -> VersionView:
         """Show a version."""
@@ -96,7 +91,7 @@ class RegistryRoutes:
         """Show datasets."""
         query = call.query_as(PageQuery)
         found = await self.registry.datasets(after=query.after or "", limit=query.limit + 1)
-        return _page(found, query.limit, DatasetView.of, lambda last: last.sha256)
+        return page_of(found, query.limit, DatasetView.of, lambda last: last.sha256)
 
     async def show_dataset(self, call: Call) -> DatasetView:
         """Show a dataset."""
@@ -121,7 +116,7 @@ class RegistryRoutes:
         """Show conversions, newest first."""
         query = call.query_as(PageQuery)
         found = await self.conversions.conversions(after=query.after, limit=query.limit + 1)
-        return _page(found, query.limit, ConversionView.of, lambda last: last.conversion_id)
+        return page_of(found, query.limit, ConversionView.of, lambda last: last.conversion_id)
 
     async def show_conversion(self, call: Call) -> ConversionView:
         """Show a conversion."""
@@ -136,7 +131,7 @@ class RegistryRoutes:
         """Show releases, newest first."""
         query = call.query_as(PageQuery)
         found = await self.releases.releases(after=query.after, limit=query.limit + 1)
-        return _page(found, query.limit, ReleaseView.of, lambda last: last.release_id)
+        return page_of(found, query.limit, ReleaseView.of, lambda last: last.release_id)
 
     async def show_release(self, call: Call) -> ReleaseView:
         """Show a release."""
@@ -308,9 +303,3 @@ def _release_endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
 
 def _created(created: bool) -> HTTPStatus:  # noqa: FBT001 - the answer to the question in the name
     return HTTPStatus.CREATED if created else HTTPStatus.OK
-
-
-def _page(found: Sequence[T], limit: int, view: Callable[[T], V], cursor: Callable[[T], str]) -> Page[V]:
-    """Show up to `limit` of what was found; one more than that says that there is a next page."""
-    shown = found[:limit]
-    return Page(items=[view(item) for item in shown], next=cursor(shown[-1]) if len(found) > limit else None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from controller.http.endpoint import LARGEST, Body, Call, Endpoint, Page, PageQuery
+from controller.http.endpoint import LARGEST, Body, Call, Endpoint, Page, PageQuery, page_of
 from controller.rollouts.spec import RolloutRequest
 from controller.rollouts.views import (
     AssignmentView,
@@ -92,9 +92,8 @@ class _Api:
 
     async def page(self, call: Call) -> Page[RolloutView]:
         query = call.query_as(PageQuery)
-        found = await self._service.page(after=query.after, limit=query.limit)
-        following = found[-1].spec.rollout_id if len(found) == query.limit else None
-        return Page[RolloutView](items=[rollout_view(one) for one in found], next=following)
+        found = await self._service.page(after=query.after, limit=query.limit + 1)
+        return page_of(found, query.limit, rollout_view, lambda last: last.spec.rollout_id)
 
     async def get(self, call: Call) -> RolloutView:
         return rollout_view(await self._service.get(_rollout(call)))
@@ -102,16 +101,14 @@ class _Api:
     async def assignments(self, call: Call) -> Page[AssignmentView]:
         query = call.query_as(AssignmentQuery)
         found = await self._service.assignments(
-            _rollout(call), after=query.after, limit=query.limit, status=query.status
+            _rollout(call), after=query.after, limit=query.limit + 1, status=query.status
         )
-        following = found[-1].device_id if len(found) == query.limit else None
-        return Page[AssignmentView](items=[assignment_view(one) for one in found], next=following)
+        return page_of(found, query.limit, assignment_view, lambda last: last.device_id)
 
     async def decisions(self, call: Call) -> Page[DecisionView]:
         query = call.query_as(PageQuery)
-        found = await self._service.decisions(_rollout(call), after=_cursor(query.after), limit=query.limit)
-        following = str(found[-1].id) if len(found) == query.limit else None
-        return Page[DecisionView](items=[decision_view(one) for one in found], next=following)
+        found = await self._service.decisions(_rollout(call), after=_cursor(query.after), limit=query.limit + 1)
+        return page_of(found, query.limit, decision_view, lambda last: str(last.id))
 
     async def pause(self, call: Call) -> RolloutView:
         return rollout_view(await self._service.pause(_rollout(call), actor=call.actor))
