@@ -78,6 +78,7 @@ async def _opened(config: ControllerConfig) -> AsyncIterator[Ground]:
         database = Database(config.database, clock=clock)
         blobs = Blobs(config.state_dir / "blobs", max_blob_bytes=config.max_upload_bytes)
         stack.callback(blobs.close)
+        # The first start makes 256 bins and syncs them, which takes a while.
         trust = await asyncio.to_thread(Trust.open, config.state_dir, clock=clock)
         publisher = Publisher(trust.repository)
         stack.callback(publisher.close)
@@ -141,6 +142,7 @@ async def _serve(ground: Ground, services: Services, stop: asyncio.Event) -> Non
                 devices=f"{config.device_host}:{config.device_port}",
                 operator_token_file=str(config.state_dir / "operator-token"),
             )
+            # Everything below ends by cancellation: what is left to do is in the database, so that nothing is drained.
             await stop.wait()
             for ticker in tickers:
                 ticker.stop()

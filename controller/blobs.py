@@ -56,6 +56,7 @@ class Blobs:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="blobs")
         self._locks: WeakValueDictionary[Sha256, asyncio.Lock] = WeakValueDictionary()
         self._parts.mkdir(parents=True, exist_ok=True)
+        # Left by a crash in the middle of `_put`: nobody waits for them. Parts of uploads stay: a sender may go on.
         for abandoned in folder.glob("*.new"):
             abandoned.unlink()
 
@@ -161,6 +162,7 @@ class Blobs:
                 raise InvalidInputError(field="size_bytes", problem=f"that file has {state.size_bytes} bytes")
             # A name fits one size only, so one of the two declarations was wrong; the newer one is believed.
             self._part(sha256, state.size_bytes).unlink()
+        # Asked before anything is sent: to learn it after an hour of upload helps nobody.
         if shutil.disk_usage(self._folder).free < size_bytes:
             raise StorageFullError(f"the disk has less than {size_bytes} bytes of room")
         with _disk_errors():
@@ -171,6 +173,7 @@ class Blobs:
         actual = hashlib.sha256()
         for chunk in _chunks(part):
             actual.update(chunk)
+        # No part of it can be told to be right, so that there is nothing to resume.
         if actual.hexdigest() != sha256:
             part.unlink()
             raise DigestMismatchError(expected=sha256, actual=actual.hexdigest(), path="upload")
@@ -198,6 +201,7 @@ class Blobs:
     def _publish(self, written: Path, sha256: Sha256) -> None:
         place = self._place(sha256)
         place.parent.mkdir(exist_ok=True)
+        # A blob never changes: a program that tries is to fail, rather than to break every release that holds it.
         written.chmod(0o444)
         written.replace(place)
         _flush(place.parent)

@@ -152,6 +152,7 @@ class Converter:
             return _crashed(f"the conversion program does not speak its protocol: {exc}")
         finally:
             await _end(process)
+        # A program that crashes after its result may have crashed while writing the artifacts.
         if result is not None and code == 0:
             return result
         return _autopsy(code, _tail(chatter))
@@ -192,6 +193,7 @@ class Converter:
         problem = _not_as_told(artifact, out)
         if problem:
             return problem
+        # Hashed while it is copied: the program cannot exchange the file between the check and the copy.
         sha256 = await self._blobs.put_file(Path(artifact.path))
         return "" if sha256 == artifact.sha256 else f"its sha256 is {sha256}, not {artifact.sha256}"
 

@@ -54,6 +54,7 @@ class Inbox:
     def take(self, limit: int) -> list[IncomingMessage]:
         """Return up to `limit` messages, in their order, telemetry after all others."""
         with self._lock:
+            # Reports move rollouts; measurements can wait, or be lost.
             taken = self._urgent.take(limit)
             return taken + self._telemetry.take(limit - len(taken))
 
@@ -78,6 +79,7 @@ class _Lane:
         self._room = max_bytes
 
     def put(self, message: IncomingMessage) -> None:
+        """Take a message in, or let one give way."""
         size = _size_of(message)
         while self.overflow is Overflow.DROP_OLDEST and size > self._room and self.messages:
             self._room += _size_of(self.messages.popleft())
@@ -89,6 +91,7 @@ class _Lane:
         self.messages.append(message)
 
     def take(self, limit: int) -> list[IncomingMessage]:
+        """Hand out the oldest."""
         taken = [self.messages.popleft() for _ in range(min(limit, len(self.messages)))]
         self._room += sum(_size_of(message) for message in taken)
         return taken

@@ -164,6 +164,7 @@ class Ingest:
                 log.warning("uplink_cannot_be_stored", topic=messages[0].topic, problem=str(exc)[:500])
                 self.dropped["cannot_be_stored"] += 1
                 return
+            # Halving finds one bad message among 500 in nine steps, and loses no other.
             middle = len(messages) // 2
             await self.take(messages[:middle])
             await self.take(messages[middle:])
@@ -228,6 +229,7 @@ class Ingest:
             return "malformed"
         if topic.channel not in _UP or not _BOOT.fullmatch(uplink.boot_id) or not 0 <= uplink.seq <= _MAX_NUMBER:
             return "malformed"
+        # Before the body is decoded: nothing that a stranger wrote is parsed any further.
         if not self._proof.proves(uplink, device=topic.device, topic=message.topic):
             return "forged"
         try:

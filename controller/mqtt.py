@@ -128,6 +128,7 @@ class BrokerLink:
         loop = asyncio.get_running_loop()
         waiting: list[asyncio.Future[None] | None] = []
         for message in messages:
+            # Not awaited one by one: paho keeps up to 2,000 in flight, and a round trip each would cost minutes.
             sent = self._client.publish(message.topic, message.payload, qos=1, retain=message.retain)
             refused = sent.rc not in {MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_NO_CONN}
             waiting.append(None if refused else self._confirmations.setdefault(sent.mid, loop.create_future()))

@@ -81,6 +81,7 @@ def link(previous: str, number: int, entries: list[AuditEntry]) -> str:
 
 async def append(session: AsyncSession, entries: list[AuditEntry]) -> None:
     """Chain one batch of entries. The caller holds the only writing transaction, so the head cannot move."""
+    # By the primary key, so that a long history costs nothing.
     newest = sa.select(AuditBatchRow).order_by(col(AuditBatchRow.number).desc()).limit(1)
     head = (await session.execute(newest)).scalar_one_or_none()
     number, previous = (head.number + 1, head.hash) if head else (1, GENESIS)

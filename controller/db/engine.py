@@ -98,8 +98,10 @@ class Database:
             if read_only:
                 return
             with _translated(connecting=False):
+                # In the same transaction: a deed without its record, or a record without its deed, cannot be.
                 await unit.write_audit()
                 await session.commit()
+        # After the commit, and never before: a consumer that wakes earlier would find nothing and sleep again.
         if unit.emitted:
             self.outbox_event.set()
         unit.committed()

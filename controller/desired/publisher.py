@@ -43,6 +43,7 @@ class DesiredPublisher:
         while True:
             self._desired.changed.clear()
             sent = await retrying(self.publish_pending, what="publish desired state")
+            # A full page means that more waits: go on, but leave the broker time to breathe.
             if sent == _BATCH:
                 await asyncio.sleep(_PAUSE_S)
                 continue

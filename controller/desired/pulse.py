@@ -102,6 +102,7 @@ class PulseService:
             return
         async with self._database.unit_of_work() as uow:
             newest = await store.pulse(uow.session)
+            # A halt may have beaten meanwhile; its pulse is not the one that was confirmed.
             if newest is not None and newest.serial == state.serial:
                 await store.write_pulse(uow.session, replace(newest, published=True))
 

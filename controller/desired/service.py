@@ -122,6 +122,7 @@ class DesiredService:
         if document is not None:
             digest = body_digest(compose({}))
             generation = Generation(document.generation + 1)
+            # A successor under the same name goes on from here: its broker session may still hold an older document.
             emptied = replace(document, generation=generation, body_digest=digest, sealed=b"", published=False)
             await store.write_documents(uow.session, [emptied])
             uow.after_commit(self.changed.set)
@@ -194,6 +195,7 @@ class DesiredService:
             self._document(device, wished, prints.get(device), epoch=epoch, generation=generations[device], now=now)
             for device, wished in wishes.items()
         ]
+        # Kept over a new seal: a device that hears it late is behind since the publication before.
         told = {device: document.published_at for device, document in known.items()}
         await store.write_documents(uow.session, [replace(d, published_at=told.get(d.device_id)) for d in sealed])
         uow.after_commit(self.changed.set)

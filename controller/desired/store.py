@@ -101,6 +101,7 @@ async def unpublished(session: AsyncSession, limit: int) -> list[Document]:
 async def mark_published(session: AsyncSession, told: Sequence[Document], now: datetime) -> None:
     """Note that the broker has these very documents; one that changed meanwhile is left to be published."""
     standing = await documents(session, [document.device_id for document in told])
+    # By the sealed bytes, not the generation: a re-seal keeps the generation, and is to be published as well.
     same = [d.device_id for d in told if d.device_id in standing and standing[d.device_id].sealed == d.sealed]
     await _set_published(session, col(DocumentRow.device_id).in_(same), published=True, published_at=now)
 

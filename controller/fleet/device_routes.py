@@ -144,6 +144,7 @@ class _DeviceRoutes:
         return checked
 
     async def enrol(self, request: web.Request) -> web.StreamResponse:
+        """Give a device with a token its certificate; the only route that asks for none."""
         body = await _body(request, EnrolRequest)
         enrolled = await self._api.fleet.enrol(token=body.token, csr_pem=body.csr_pem.encode(), hardware=body.hardware)
         settings = self._api.fleet.settings
@@ -160,33 +161,41 @@ class _DeviceRoutes:
         return _json(reply)
 
     async def renew(self, request: web.Request, device: DeviceId) -> web.StreamResponse:
+        """Certify the same key for another lifetime."""
         body = await _body(request, RenewRequest)
         certificate = await self._api.fleet.renew(device, body.csr_pem.encode())
         return _json(RenewReply(certificate_pem=certificate.pem.decode()))
 
     async def session(self, _request: web.Request, device: DeviceId) -> web.StreamResponse:
+        """Issue a boot id and the key for its messages."""
         session = await self._api.fleet.open_session(device)
         return _json(SessionReply(boot_id=session.boot_id, mac_key=session.mac_key))
 
     async def desired(self, _request: web.Request, device: DeviceId) -> web.StreamResponse:
+        """Return the device's own sealed order."""
         sealed = await self._api.desired.sealed_for(device)
         if sealed is None:
             raise NotFoundError(kind="desired state of", name=device)
         return web.Response(body=sealed, content_type=_SEALED)
 
     async def pulse(self, _request: web.Request, _device: DeviceId) -> web.StreamResponse:
+        """Return the newest sealed broadcast."""
         return web.Response(body=await self._api.pulse.sealed_pulse(), content_type=_SEALED)
 
     async def metadata(self, request: web.Request, _device: DeviceId) -> web.StreamResponse:
+        """Return one file of the TUF repository."""
         name = request.match_info["name"]
         path = self._api.metadata_folder / name
         if not _METADATA.fullmatch(name) or not path.is_file():
             raise NotFoundError(kind="metadata", name=name[:80])
+        # Only `timestamp.json` has no version in its name, and only it ever changes (TUF: consistent snapshots).
         versioned = name[0].isdigit()
         return web.FileResponse(path, headers={"Cache-Control": _IMMUTABLE if versioned else "no-cache"})
 
     async def target(self, request: web.Request, _device: DeviceId) -> web.StreamResponse:
+        """Return a manifest or an artifact, whole or by Range."""
         sha256 = await self._digest_of(request.match_info["path"])
+        # Set when the response is prepared: the server would overwrite a header that is given here.
         request[_ETAG] = sha256
         headers = {"Content-Type": "application/octet-stream", "Cache-Control": _IMMUTABLE}
         return web.FileResponse(self._api.blob_path(sha256), headers=headers)

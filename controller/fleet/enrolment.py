@@ -36,6 +36,7 @@ class Invite:
 
 async def invite(session: AsyncSession, device: DeviceId, expires_at: datetime) -> Invite:
     """Make an invitation; every earlier one for the device is void."""
+    # Two tokens for one device would be two chances for whoever finds one.
     await revoke(session, device)
     token = secrets.token_urlsafe(_TOKEN_BYTES)
     session.add(InviteRow(token_sha256=_digest(token), device_id=device, expires_at=expires_at))

@@ -146,23 +146,28 @@ class _Routes:
         self._service = service
 
     async def register(self, call: Call) -> InviteAnswer:
+        """Make a device known and return its invitation."""
         body = call.body_as(RegisterBody)
         invite = await self._service.register(body.device_id, site=body.site, labels=body.labels, actor=call.actor)
         return self._invite(invite)
 
     async def listed(self, call: Call) -> Page[DeviceAnswer]:
+        """Show devices of a cohort."""
         query = call.query_as(DeviceQuery)
         stories = await self._service.listed(query.query, after=query.after, limit=query.limit + 1)
         return page_of(stories, query.limit, _answer, lambda last: last.device.device_id)
 
     async def show(self, call: Call) -> DeviceAnswer:
+        """Show one device."""
         return _answer(await self._service.show(call.path["device"]))
 
     async def label(self, call: Call) -> DeviceAnswer:
+        """Replace labels."""
         labels = call.body_as(LabelBody).labels
         return _answer(await self._service.label(call.path["device"], labels, actor=call.actor))
 
     async def remove(self, call: Call) -> None:
+        """Take a device away."""
         await self._service.remove(call.path["device"], actor=call.actor)
 
     def _invite(self, invite: Invite) -> InviteAnswer:

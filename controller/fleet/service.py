@@ -110,6 +110,7 @@ class FleetService:
             InvalidInputError: the signing request cannot be used; the token is not spent.
             UnauthenticatedError: the token is not good for this key.
         """
+        # Before the transaction: a stranger must not hold the only writer while a signature is checked.
         fingerprint = self._certificates.fingerprint_of_request(csr_pem)
         async with self._database.unit_of_work(actor="enrolment") as uow:
             now = uow.clock.now()
@@ -124,6 +125,7 @@ class FleetService:
                 "architecture": hardware.architecture,
             }
             await store.write_device(uow.session, device, values)
+            # A sealed order names the key that it is for: with another key the device would refuse it.
             await self._desires.identity_changed(uow, device)
             uow.audit("device_enrolled", device, {"fingerprint": fingerprint, "architecture": hardware.architecture})
         return Enrolled(device_id=device, site=known.site, certificate=certificate)

@@ -42,6 +42,7 @@ class Uplinks:
         """
         serials = await store.boot_serials(uow.session, list(newest))
         speaking = {d: p for d, p in newest.items() if d in serials and p[0] >= f"{serials[d]:012d}"}
+        # Each channel by itself: a heartbeat that overtakes a report must not make it old.
         stored = await store.places(uow.session, channel, list(speaking))
         fresh = {d: p for d, p in speaking.items() if d not in stored or p > stored[d]}
         await store.write_places(uow.session, channel, fresh)

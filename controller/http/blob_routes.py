@@ -98,6 +98,7 @@ async def _begin(blobs: Blobs, call: Call) -> UploadView:
 
 
 async def _append(blobs: Blobs, call: Call) -> UploadView:
+    # Said by the sender as well as known here: two senders of one file must not interleave.
     given = call.request.headers.get(OFFSET_HEADER, "")
     # A file has fewer bytes than nineteen digits can say; Python would not even read thousands of them.
     if not (given.isascii() and given.isdecimal() and len(given) < len(str(2**63))):

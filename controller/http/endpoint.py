@@ -146,6 +146,7 @@ class _Route:
         return TypeAdapter(self._endpoint.returns or object)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Authenticate first, then read, so that a stranger makes nothing be parsed."""
         endpoint = self._endpoint
         call = Call(
             actor="" if endpoint.public else self._auth.actor(request),
@@ -156,6 +157,7 @@ class _Route:
             request=request,
         )
         answer = await endpoint.handler(call)
+        # A file, or a body of its own media type: the handler has made the whole answer.
         if isinstance(answer, web.StreamResponse):
             return answer
         if endpoint.returns is None:

@@ -36,6 +36,7 @@ async def request_ids(
     request[_KEY] = name
     with structlog.contextvars.bound_contextvars(request_id=name):
         response = await handler(request)
+    # A stream has sent its headers already.
     if not response.prepared:
         response.headers[HEADER] = name
     return response

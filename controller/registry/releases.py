@@ -177,6 +177,7 @@ class Releases:
             raise InvalidInputError(
                 field="conversion_id", problem=problem, remedy="use smaller inputs or fewer outputs"
             )
+        # Bytes first, then the signature over them, then the row: what is signed can always be served.
         sha256 = await self._blobs.put_bytes(data)
         await self._publisher.publish(files_to_publish(begun, manifest_sha256=sha256, manifest_bytes=len(data)))
         target = TargetRef(path=manifest.manifest_path(begun.release_id), length_bytes=len(data), sha256=sha256)

@@ -35,6 +35,7 @@ class Registry:
         _check_filename(filename)
         size_bytes = self._uploaded(sha256)
         async with self._database.unit_of_work(actor=actor) as uow:
+            # An upload whose answer was lost is sent again: it must not become version 2.
             known = await store.version_of_bytes(uow.session, model, sha256)
             if known is not None:
                 return known, False

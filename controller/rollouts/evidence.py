@@ -55,6 +55,7 @@ def heard(assignment: Assignment, report: Report, spec: RolloutSpec, now: dateti
         ),
         None,
     )
+    # A device may not report on an assignment that it was never told of, whoever speaks with its key.
     if said is not None and assignment.opened_at is not None and may_become(assignment.status, said.status):
         assignment = _moved(assignment, said, spec, now)
     if assignment.going_back and _is_back(assignment, report, said):

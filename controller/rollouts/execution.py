@@ -90,6 +90,7 @@ class Execution:
         members = await self._without_rivals(uow, spec, [_assigned(uow, spec, work.wave, one) for one in mine])
         await store.insert_assignments(uow, members)
         changes = tuple(change for one in members if (change := change_of(None, one, spec)) is not None)
+        # A wave never exceeds its size, though labels and enrolments changed since it was planned.
         left = None if work.limit is None else work.limit - len(members)
         done = len(found) < page or left == 0
         now = uow.clock.now()
@@ -157,6 +158,7 @@ class Execution:
             if known is None or known.hardware is None or refused is not None:
                 pairs.append((one, refused or one))
                 continue
+            # A fleet has few kinds of hardware: one look at the release for each, not for each device.
             if known.hardware not in choices:
                 choices[known.hardware] = await self._releases.fit(uow, one.release_id, known.hardware)
             choice = choices[known.hardware]
@@ -177,6 +179,7 @@ class Execution:
         assignments = await store.assignments_page(uow, spec.rollout_id, work.after, page)
         pairs = await self._restorer.restore(uow, spec, work.mode, assignments)
         await self._moved(uow, spec, pairs)
+        # A full page: there may be more. The cursor goes back on the outbox in this same transaction.
         if len(assignments) == page:
             uow.emit(WORK, msgspec.structs.replace(work, after=assignments[-1].device_id))
         else:

@@ -135,6 +135,7 @@ def _check_cohort(request: RolloutRequest, enrolled: int, not_enrolled: int) -> 
 async def _check_rivals(uow: UnitOfWork, cohorts: Cohorts, release: ReleaseFacts, ours: set[DeviceId]) -> None:
     """Refuse devices that another unfinished rollout of the model has, or will have."""
     for rival in await store.unfinished(uow, release.model):
+        # Whom it has already, wherever their labels have moved since, and whom its later waves will find.
         theirs = await store.assigned_devices(uow, rival.spec.rollout_id, sorted(ours))
         async for facts in iterate_cohort(uow, cohorts, rival.spec.request.cohort):
             theirs.add(facts.device_id)

@@ -85,20 +85,25 @@ class _Api:
         self._service = service
 
     async def plan(self, call: Call) -> PlanView:
+        """Say what would happen."""
         return plan_view(await self._service.plan(call.body_as(RolloutBody).request()))
 
     async def create(self, call: Call) -> RolloutView:
+        """Start a rollout."""
         return rollout_view(await self._service.create(call.body_as(RolloutBody).request(), actor=call.actor))
 
     async def page(self, call: Call) -> Page[RolloutView]:
+        """Show rollouts, newest first."""
         query = call.query_as(PageQuery)
         found = await self._service.page(after=query.after, limit=query.limit + 1)
         return page_of(found, query.limit, rollout_view, lambda last: last.spec.rollout_id)
 
     async def get(self, call: Call) -> RolloutView:
+        """Show one rollout."""
         return rollout_view(await self._service.get(_rollout(call)))
 
     async def assignments(self, call: Call) -> Page[AssignmentView]:
+        """Show the devices of a rollout."""
         query = call.query_as(AssignmentQuery)
         found = await self._service.assignments(
             _rollout(call), after=query.after, limit=query.limit + 1, status=query.status
@@ -106,17 +111,21 @@ class _Api:
         return page_of(found, query.limit, assignment_view, lambda last: last.device_id)
 
     async def decisions(self, call: Call) -> Page[DecisionView]:
+        """Show what was decided, oldest first."""
         query = call.query_as(PageQuery)
         found = await self._service.decisions(_rollout(call), after=_cursor(query.after), limit=query.limit + 1)
         return page_of(found, query.limit, decision_view, lambda last: str(last.id))
 
     async def pause(self, call: Call) -> RolloutView:
+        """Hold a rollout."""
         return rollout_view(await self._service.pause(_rollout(call), actor=call.actor))
 
     async def resume(self, call: Call) -> RolloutView:
+        """Let a rollout go on."""
         return rollout_view(await self._service.resume(_rollout(call), actor=call.actor))
 
     async def abort(self, call: Call) -> RolloutView:
+        """End a rollout for ever."""
         mode = call.body_as(AbortBody).mode
         return rollout_view(await self._service.abort(_rollout(call), mode, actor=call.actor))
 

@@ -149,6 +149,7 @@ class RolloutService:
         await self._door.count_evidence(uow)
         for one in await store.open_assignments(uow, [device_id]):
             stored = await store.load_rollout(uow, one.rollout_id)
+            # A result that is in stays: removing a device must not make its failure unseen.
             status = one.status if one.status not in store.OPEN_STATUSES else AssignmentStatus.REMOVED
             gone = replace(
                 one, status=status, reason="removed", going_back=False, changed_at=uow.clock.now(), due_at=None

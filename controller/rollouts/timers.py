@@ -56,6 +56,7 @@ def _looked_at(one: Assignment, spec: RolloutSpec, known: DeviceFacts | None, no
         return replace(one, status=AssignmentStatus.TIMED_OUT, reason=reason, changed_at=now, due_at=None)
     if one.status is not AssignmentStatus.QUEUED:
         return replace(one, due_at=None)
+    # Patience begins when the device was told, or heard last, whichever is later.
     seen = max(known.last_seen_at or one.changed_at, one.opened_at or one.changed_at)
     patience_ends = seen + timedelta(seconds=spec.request.unreachable_after_s)
     if now < patience_ends:

@@ -53,6 +53,7 @@ class TelemetryService:
                     continue
                 of = SumKey(device_id=seen.device_id, model=series.model, release_id=series.release_id)
                 key = WindowKey(of=of, boot_id=seen.boot_id, window_start=seen.telemetry.window_start)
+                # The first of a batch wins, as the stored one would: a repetition is the same window, whatever it says.
                 came.setdefault(key, (seen.telemetry.window_s, content))
         if came:
             await self._count(uow, came)

@@ -80,6 +80,7 @@ class Authority:
         Raises:
             InvalidInputError: no signing request, not signed by its own key, or not a P-256 key.
         """
+        # The broker grants by this name: such a certificate could write to every device.
         if device == CONTROLLER_NAME:
             raise InvalidInputError(
                 field="device", problem="this name is the controller's own", remedy="choose another"

@@ -51,6 +51,7 @@ class Trust:
         """
         keys = KeyRing(state_dir / "tuf" / "keys")
         director = Director(open_signing_key(keys.path(Role.DIRECTOR)))
+        # The minted id counts only for a repository that is new; else the signed one stands.
         repository = Repository.open(
             folder=state_dir / "tuf" / "metadata",
             keys=keys,

@@ -179,6 +179,7 @@ class Repository:
             snapshot = self._folder.snapshot()
             missing: list[Role] = []
             roles = self._refresh_top_level(snapshot, missing) + self._refresh_bins(snapshot)
+            # The snapshot lists everything but the root, which devices find by counting up (TUF 5.3).
             below_root = [role for role in roles if role != Role.ROOT]
             if below_root or self._folder.is_due(snapshot, Role.SNAPSHOT):
                 self._finish(snapshot)
