@@ -7,7 +7,6 @@ deciding and storing. Uplinks are subscribed to at QoS 0; certainty is the appli
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Never, ParamSpec
@@ -16,6 +15,7 @@ import paho.mqtt.client as paho
 import structlog
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
+from controller.config import is_loopback
 from controller.inbox import Inbox, IncomingMessage
 from shared import topics
 from shared.errors import InvalidInputError
@@ -66,7 +66,7 @@ class BrokerLink:
         Raises:
             InvalidInputError: a password would travel to another machine in the clear.
         """
-        if isinstance(security, PasswordLogin) and not _is_loopback(host):
+        if isinstance(security, PasswordLogin) and not is_loopback(host):
             raise InvalidInputError(
                 field="broker_host",
                 problem=f"{host} is another machine, and passwords do not travel in the clear",
@@ -236,12 +236,3 @@ class BrokerLink:
         future = self._confirmations.get(mid)
         if future is not None and not future.done():
             future.set_result(None)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -67,6 +67,17 @@ async def redeem(session: AsyncSession, token: str, fingerprint: Sha256, now: da
     return DeviceId(device)
 
 
+async def check(session: AsyncSession, token: str, now: datetime) -> None:
+    """Refuse a token that nobody was given, without writing: guessers must not take the one writer's time.
+
+    Raises:
+        UnauthenticatedError: as `redeem`, which decides.
+    """
+    row = await session.get(InviteRow, _digest(token))
+    if row is None or row.expires_at <= now:
+        raise UnauthenticatedError(_REFUSED)
+
+
 async def revoke(session: AsyncSession, device: DeviceId) -> None:
     """Void every invitation of a device."""
     await session.execute(sa.delete(InviteRow).where(col(InviteRow.device_id) == device))

@@ -112,6 +112,8 @@ class FleetService:
         """
         # Before the transaction: a stranger must not hold the only writer while a signature is checked.
         fingerprint = self._certificates.fingerprint_of_request(csr_pem)
+        async with self._database.unit_of_work(read_only=True) as uow:
+            await enrolment.check(uow.session, token, uow.clock.now())
         async with self._database.unit_of_work(actor="enrolment") as uow:
             now = uow.clock.now()
             device = await enrolment.redeem(uow.session, token, fingerprint, now)

@@ -227,3 +227,10 @@ async def test_device_removed_and_invited_anew_is_another_device(world: FleetWor
     assert "cam-1" not in world.acl_file.read_text()
     with pytest.raises(ForbiddenError):
         await world.fleet.authenticate("cam-1", old.fingerprint)
+
+
+async def test_attack_guessed_tokens_do_not_wait_for_the_writer(world: FleetWorld) -> None:
+    request = signing_request(new_key())
+    async with world.database.unit_of_work(), asyncio.timeout(10):
+        with pytest.raises(UnauthenticatedError):
+            await world.fleet.enrol(token="guessed", csr_pem=request, hardware=HARDWARE)
