@@ -52,6 +52,7 @@ async def run(config: ControllerConfig) -> None:
         loop.add_signal_handler(number, stop.set)
     async with _opened(config) as ground:
         services = wiring.wire(ground)
+        # Before the listeners: nobody may see a conversion run that nobody is at.
         await _recover(services)
         await _serve(ground, services, stop)
     log.info("controller_stopped")

@@ -81,6 +81,7 @@ class Dispatch:
     async def drain(self) -> None:
         """Carry out all that is left, evidence first. Raises RetryableError when the database is away."""
         while True:
+            # A failure that is in must stop the next devices before they are told.
             await self._rollouts.consume_evidence()
             page = self._bucket.available()
             if page < 1:

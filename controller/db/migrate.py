@@ -41,6 +41,7 @@ def upgrade(connection: Connection) -> None:
     Raises:
         ConflictError: the database has a revision that this program does not know.
     """
+    # The common case: nothing to do, and alembic is never loaded.
     if _revision(connection) == revisions()[0]:
         return
     from alembic import command  # noqa: PLC0415 - see above

@@ -86,6 +86,7 @@ class FleetService:
         async with self._database.unit_of_work(actor=actor) as uow:
             now = uow.clock.now()
             known = (await store.devices(uow.session, [name])).get(name)
+            # Its key speaks for it now; an invitation would let another take over its name.
             if known is not None and known.removed_at is None and known.enrolled:
                 raise ConflictError(kind="device", name=name, problem="is enrolled; remove it to invite it anew")
             if known is None:

@@ -198,6 +198,7 @@ async def write_hardware(session: AsyncSession, reports: Sequence[VerifiedReport
 def _condition(term: Term) -> sa.ColumnElement[bool]:
     columns = {"device": col(DeviceRow.device_id), "site": col(DeviceRow.site), "arch": col(DeviceRow.architecture)}
     if term.key in columns:
+        # NULL is not equal and not unequal to anything: `arch!=x` must hold for a device without hardware, too.
         has = sa.func.coalesce(columns[term.key], "") == term.value
     else:
         labelled = sa.select(col(LabelRow.device_id)).where(

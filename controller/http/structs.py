@@ -43,6 +43,7 @@ def _converted(value: object, kind: type[object]) -> object:
         converted = msgspec.convert(value, type=kind)
     except msgspec.ValidationError as exc:
         raise PydanticCustomError("struct", "{problem}", {"problem": str(exc)}) from exc
+    # msgspec ignores what it does not know, as wire messages need it; an operator's misspelt member is a mistake.
     unknown = _unknown(value, msgspec.to_builtins(converted), "$")
     if unknown is not None:
         raise PydanticCustomError("struct", "unknown member {member}", {"member": unknown})

@@ -59,6 +59,7 @@ class Releases:
             conversion, choice = await self._choose(conversion_id)
             async with self._database.unit_of_work(actor=actor) as uow:
                 begun = await store.release_of_conversion(uow.session, conversion_id)
+                # One conversion, one release: a repeated request is answered with what the first one made.
                 if begun is not None and begun.manifest is not None:
                     return begun, False
                 if begun is None:

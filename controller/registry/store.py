@@ -153,6 +153,7 @@ async def conversions_of(session: AsyncSession, order: ConversionOrder) -> list[
         .order_by(col(ConversionRow.conversion_id).desc())
     )
     found = [_conversion(row) for row in (await session.execute(query)).scalars()]
+    # Pipelines and profiles are documents: compared as values, since a database compares only their text.
     return [one for one in found if one.order == order]
 
 

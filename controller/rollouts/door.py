@@ -98,6 +98,7 @@ class Door:
 
 def _decision_row(uow: UnitOfWork, before: RolloutState, event: Event, decision: Decision) -> DecisionRow:
     after = decision.state
+    # The wave that was judged, which the decision itself may have closed.
     wave = before.current or after.current
     judged = after.waves[wave.number - 1] if wave is not None else None
     return DecisionRow(

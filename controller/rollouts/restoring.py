@@ -116,6 +116,7 @@ class _Undo:
 def _to_restore(one: Assignment, mode: HaltMode) -> bool:
     if one.opened_at is None or one.status in _GONE:
         return False
+    # `stop` leaves the release where it runs already, and takes it from those that might still start it.
     kept = one.activated or one.status in {AssignmentStatus.SUCCEEDED, AssignmentStatus.TIMED_OUT}
     return mode is HaltMode.REVERT or one.status in _BACK_BY_ITSELF or not kept
 

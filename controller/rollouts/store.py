@@ -195,6 +195,7 @@ async def release_origins(
     query = sa.select(_assignments.c.device_id, _assignments.c.release_id, _assignments.c.rollout_id).where(
         _assignments.c.device_id.in_(ids),
         _assignments.c.model == model,
+        # Ids sort by age: what came after the halted rollout is no way back.
         _assignments.c.rollout_id < before,
         _assignments.c.opened_at.is_not(None),
     )

@@ -44,6 +44,7 @@ async def known(session: AsyncSession, keys: Collection[WindowKey]) -> set[Windo
         )
         for device, boot, model, release, start in (await session.execute(statement)).all()
     }
+    # The query finds each device with each window; only these pairs were asked for.
     return stored & set(keys)
 
 

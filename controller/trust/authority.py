@@ -85,6 +85,7 @@ class Authority:
             raise InvalidInputError(
                 field="device", problem="this name is the controller's own", remedy="choose another"
             )
+        # Only the key is taken from the request: name, usage and lifetime are the authority's to say.
         public = requested_key(csr_pem)
         certificate = self._issue(device, public, ExtendedKeyUsageOID.CLIENT_AUTH, DEVICE_LIFETIME, names=())
         return IssuedCertificate(

@@ -42,6 +42,7 @@ def write_atomically(path: Path, data: bytes, *, mode: int = PUBLIC_MODE) -> Non
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+    # Renamed only when its bytes are on the disk: else a power cut leaves the new name with nothing in it.
     partial.replace(path)
     sync_folder(path.parent)
 

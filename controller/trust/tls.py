@@ -72,6 +72,7 @@ def peer_of(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Peer | None:
         return None
     parsed = x509.load_der_x509_certificate(certificate)
     names = parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    # Two names would let one reader believe the first and another the last.
     if len(names) != 1:
         return None
     return Peer(common_name=str(names[0].value), fingerprint=fingerprint_of(parsed.public_key()))

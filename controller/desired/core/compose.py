@@ -47,6 +47,7 @@ def apply(wishes: Mapping[ModelName, Wish], intents: Iterable[SetRelease]) -> Wi
 
 def compose(wishes: Mapping[ModelName, Wish]) -> DesiredBody:
     """Return the body: models by name and overrides by digest, so that equal wishes have equal digests."""
+    # The digest decides whether the generation moves, so that the order may not depend on who wished first.
     ordered = [wishes[model] for model in sorted(wishes)]
     overrides = {wish.entry.artifact.sha256 for wish in ordered if wish.override_blacklist}
     return DesiredBody(models=tuple(wish.entry for wish in ordered), blacklist_overrides=tuple(sorted(overrides)))

@@ -61,6 +61,7 @@ def explanation(device: Device, desired: DesiredFacts | None, *, now: datetime, 
         return "invited, but not enrolled yet"
     if device.sighting is None:
         return "enrolled, but never heard of since"
+    # Before all that it has said: what a silent device reported is old.
     if now - device.sighting.at > timedelta(seconds=timeout_s):
         return f"silent since {device.sighting.at:%Y-%m-%d %H:%M:%S} UTC"
     return _difference(device, device.sighting, desired)

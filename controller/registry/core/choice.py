@@ -54,6 +54,7 @@ def wanted_profiles(asked: Sequence[HardwareProfile]) -> tuple[HardwareProfile, 
 
 def choose(artifacts: Sequence[ConvertedArtifact], profiles: Sequence[HardwareProfile]) -> Choice:
     """Give each profile the smallest artifact that passed and keeps its budget."""
+    # All that passed are as accurate as was asked: the smallest costs a device least.
     passing = sorted((a for a in artifacts if not a.refused), key=_size_then_name)
     chosen: dict[str, tuple[ConvertedArtifact, tuple[HardwareProfile, ...]]] = {}
     unserved: dict[str, str] = {}

@@ -167,6 +167,7 @@ def _counted(state: RolloutState, change: AssignmentChange) -> RolloutState:
     tally = wave.tally.plus(count(change.after))
     if change.before is not None:
         tally = tally.plus(count(change.before), sign=-1)
+    # The counter of a closed wave moves on; only its verdict is frozen.
     state = _with_wave(state, replace(wave, tally=tally))
     current = state.current
     # The verdict on a closed wave stands; a device that fails late speaks against the release in the open one.
@@ -193,6 +194,7 @@ def _go_on(state: RolloutState, at: datetime, *, waits_for: tuple[str, ...] = ()
     wave = _settle(wave, at)
     state = _with_wave(state, wave)
     result = judge(state, wave, at=at, waits_for=waits_for)
+    # Before the pause is looked at: a failing release is stopped though an operator holds the rollout.
     if result.verdict is Verdict.FAIL:
         return _wave_failed(state, wave, at, result)
     if state.status is RolloutStatus.PAUSED:
@@ -219,6 +221,7 @@ def _settle(wave: WaveState, at: datetime) -> WaveState:
 
 def _open_more(state: RolloutState, wave: WaveState, why: Reason) -> Decision:
     """Ask for more devices as results come in, never more than the cap allows."""
+    # Over all waves: a straggler of an earlier wave may still activate, and counts against the cap.
     room = in_flight_cap(state) - sum(one.in_flight for one in state.waves)
     limit = min(room, wave.tally.waiting - wave.requested)
     if limit <= 0:
@@ -271,6 +274,7 @@ def _wave_failed(state: RolloutState, wave: WaveState, at: datetime, result: Gat
 
 def _halt(state: RolloutState, at: datetime, mode: HaltMode, cause: Reason) -> Decision:
     """Stop the fleet by Pulse at once, then put each device's Desired right."""
+    # A wave that failed stays failed; the others never had their chance.
     open_ones = OPEN_WAVE | {WaveStatus.PENDING}
     waves = tuple(
         replace(wave, status=WaveStatus.CANCELED, requested=0) if wave.status in open_ones else wave

@@ -82,6 +82,7 @@ def cut_waves(sizes: Sequence[WaveSize], buckets: Sequence[int]) -> tuple[WaveSp
     for size, upto in zip(sizes, reached, strict=True):
         if upto == done:
             continue
+        # Up to the next device, not behind the last one: a device that joins in between falls into this wave.
         hi = BUCKET_END if upto == total else order[upto]
         waves.append(WaveSpec(expression=size.expression, lo=lo, hi=hi, size=upto - done))
         lo, done = hi, upto

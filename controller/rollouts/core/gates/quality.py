@@ -57,6 +57,7 @@ def _flip_interval(tally: Tally, rules: Rules) -> Interval:
         total=tally.flip_ppm / PPM,
         total_squared=tally.flip_ppm_squared / PPM**2,
         tau=margin,
+        # Half a pair: devices that count so few cannot agree more closely than that.
         min_sd=0.5 / max(rules.min_pairs, 1),
         alpha=FLEET_ALPHA,
     )

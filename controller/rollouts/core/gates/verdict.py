@@ -27,6 +27,7 @@ def judge(state: RolloutState, wave: WaveState, *, at: datetime, waits_for: Sequ
             return gate
     if not wave.settled:
         return _unsettled(wave, at=at, waits_for=waits_for)
+    # No device succeeded and none failed enough: silence is no proof, and never passes.
     if wave.tally.succeeded == 0:
         return _no_data(state, wave)
     if losses.verdict is Verdict.INCONCLUSIVE:
