@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(240)
 
 BUDGET_KIB = 36 * 1024
-"""Of the control process, proportional share of what it shares with serving included."""
+"""Of the control process, beside the libraries that are mapped from files."""
 
 
 @pytest.fixture
