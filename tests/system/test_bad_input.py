@@ -113,8 +113,9 @@ def write_files(folder: Path) -> None:
     good.save(folder / "nan.keras")
     network(keras.layers.Lambda(lambda item: item * 2, name="twice")).save(folder / "lambda.keras")
     (folder / "notes.keras").write_text("these are my notes on the model\n")
-    items = np.random.default_rng(3).random((60, 4), dtype=np.float32)
-    np.savez(folder / "calibration.npz", x=items)
+    drawn = np.random.default_rng(3).random((120, 4), dtype=np.float32)
+    items, others = drawn[:60], drawn[60:]
+    np.savez(folder / "calibration.npz", x=others)
     np.savez(folder / "evaluation.npz", x=items, y=items[:, :3].argmax(axis=1))
     np.savez(folder / "empty.npz", x=items[:0])
     np.savez(folder / "narrow.npz", x=items[:, :3])
