@@ -1,4 +1,4 @@
-"""`litefleet demo`: the whole job, on this machine, in a minute or two."""
+"""`litefleet demo`: the whole job, on this machine, in two or three minutes."""
 
 from __future__ import annotations
 
