@@ -17,12 +17,21 @@ MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 
 
 class Scheme(StrEnum):
-    """How an artifact's numbers are stored and computed, from the largest to the smallest."""
+    """How an artifact's numbers are stored and computed."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
+    MIXED = "mixed"
+    """Weights of the most sensitive operators float16, of the others int8."""
     DYNAMIC_INT8 = "dynamic_int8"
+    WEIGHT_INT8 = "weight_int8"
+    """Weights stored as int8, computed as float32."""
+    WEIGHT_INT4 = "weight_int4"
+    BLOCK_INT4 = "block_int4"
+    """Weights as int4 with a scale for each block of 32."""
     FULL_INT8 = "full_int8"
+    INT16X8 = "int16x8"
+    """Activations int16, weights int8."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +76,8 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
     """Share of right answers (0..1) of the artifact."""
     agreement: float
     """Share of samples (0..1) on which source and artifact have the same top answer."""
+    labelled: bool = True
+    """False: the data has no labels, and the source's own answers stand for them."""
 
 
 class ManifestArtifact(msgspec.Struct, frozen=True, kw_only=True):

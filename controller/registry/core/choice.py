@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from shared.conversion import DEFAULT_SCHEMES
 from shared.errors import InvalidInputError
 from shared.hardware import GENERIC, misfit
 from shared.ids import HardwareProfileId
@@ -29,8 +30,8 @@ class Choice:
 
 
 def wanted_schemes(asked: Sequence[Scheme]) -> tuple[Scheme, ...]:
-    """Return the schemes to make, each once, from the largest to the smallest; all of them when none is named."""
-    chosen = set(asked) or set(Scheme)
+    """Return the schemes to make, each once, from the largest to the smallest; the usual ones when none is named."""
+    chosen = set(asked) or set(DEFAULT_SCHEMES)
     return tuple(scheme for scheme in Scheme if scheme in chosen)
 
 

@@ -24,7 +24,12 @@ _REGISTRY_CONVERSION_FAILURE = sa.Enum(
     create_constraint=True,
     length=32,
 )
-_REGISTRY_VERSION_SOURCE_FORMAT = sa.Enum("keras", native_enum=False, create_constraint=True, length=32)
+_REGISTRY_VERSION_SOURCE_FORMAT = sa.Enum(
+    *("keras", "saved_model", "tfjs", "jax", "pytorch", "onnx", "sklearn", "tflite"),
+    native_enum=False,
+    create_constraint=True,
+    length=32,
+)
 
 
 def upgrade() -> None:

@@ -12,7 +12,7 @@ from controller.registry.core.choice import choose, fitting_artifact, wanted_pro
 from controller.registry.core.conversion import MAX_ATTEMPTS, after_restart, judge
 from controller.registry.core.release import files_to_publish, release_artifacts
 from controller.registry.core.types import ConversionState, Release
-from shared.conversion import ConversionResult, ConvertedArtifact, FailureKind
+from shared.conversion import DEFAULT_SCHEMES, ConversionResult, ConvertedArtifact, FailureKind
 from shared.errors import InvalidInputError
 from shared.hardware import GENERIC, DeviceHardware, HardwareProfile, Runtime
 from shared.ids import ConversionId, HardwareProfileId, ModelName, ReleaseId, Sha256
@@ -132,7 +132,7 @@ def test_files_to_publish_are_artifacts_and_then_the_manifest() -> None:
 
 
 def test_schemes_none_named_are_all() -> None:
-    assert wanted_schemes(()) == tuple(Scheme)
+    assert wanted_schemes(()) == DEFAULT_SCHEMES
 
 
 def test_schemes_repeated_and_unordered_are_once_from_large_to_small() -> None:
