@@ -82,13 +82,14 @@ def make(model: bytes, inputs: Sequence[Tensor], scheme: Scheme) -> tuple[Golden
     expected, *others = (_answers(model, batches, kernels) for kernels in Kernels)
     span = max(float(np.max([np.abs(answer).max() for answer in expected])), _TINY)
     spread = max(float(np.max(np.abs(np.subtract(expected, other, dtype=np.float64)))) for other in others)
+    floor = _FLOOR.get(scheme, _INTEGER_FLOOR)
     check = GoldenCheck(
         cases=tuple(
             GoldenCase(inputs=(to_tensor_data(batch),), outputs=(to_tensor_data(answer),))
             for batch, answer in zip(batches, expected, strict=True)
         ),
         # Answers that are no numbers have no tolerance, and JSON could not carry it.
-        atol=max(_FLOOR.get(scheme, _INTEGER_FLOOR) * span, _SPREAD_FACTOR * spread) if np.isfinite(span + spread) else 0.0,
+        atol=max(floor * span, _SPREAD_FACTOR * spread) if np.isfinite(span + spread) else 0.0,
         rtol=0.0,
     )
     # Not `>`: a NaN must not pass.
