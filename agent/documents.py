@@ -24,7 +24,7 @@ from shared.signing import unseal
 from shared.wire import DESIRED_TYPE, PULSE_TYPE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from agent.core.events import Event
@@ -58,20 +58,20 @@ class Documents:
         self._asked_at: float | None = None
         self._director = _read_cache(cache, installation_id)
 
-    async def verified(self, targets: list[str]) -> VerifiedTargets:
+    async def verified(self, targets: list[str], *, optional: Sequence[str] = ()) -> VerifiedTargets:
         """Bring the repository's metadata up to date and look up targets; the director's keys come with every answer.
 
         Raises:
             UntrustedError, UnreachableError, StorageFullError: see `repository.refresh`.
         """
         async with self._turn:
-            return await self._refresh(targets)
+            return await self._refresh(targets, optional)
 
-    async def _refresh(self, targets: list[str]) -> VerifiedTargets:
+    async def _refresh(self, targets: list[str], optional: Sequence[str] = ()) -> VerifiedTargets:
         """Do it; the turn is ours, for two children must not write the same metadata."""
         # Before asking, not after: failures count too, or a mirror that is away would be asked for every forgery.
         self._asked_at = self._clock.monotonic()
-        found = await repository.refresh(self._settings, targets)
+        found = await repository.refresh(self._settings, targets, optional=optional)
         if found.director.installation_id != self._installation_id:
             raise UntrustedError(f"untrusted: the repository is of installation {found.director.installation_id}")
         if found.director != self._director:

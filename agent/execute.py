@@ -178,7 +178,7 @@ class Executor:
     async def _fetch(self, command: FetchRelease) -> None:
         model, release_id = command.model, command.release.release_id
         try:
-            version = await self._fetcher.fetch(command.release)
+            fetched = await self._fetcher.fetch(command.release)
         except (LitefleetError, OSError) as exc:
             problem, reason = _judge(exc)
             _log.info("fetch_failed", model=model, release_id=release_id, reason=reason)
@@ -187,9 +187,14 @@ class Executor:
             )
             await self._emit(failed)
             return
-        await self._emit(
-            FetchFinished(at=self._clock.now(), model=model, release_id=release_id, version_number=version)
+        finished = FetchFinished(
+            at=self._clock.now(),
+            model=model,
+            release_id=release_id,
+            version_number=fetched.version_number,
+            fetched_bytes=fetched.fetched_bytes,
         )
+        await self._emit(finished)
 
     async def _try(self, command: RunTrial) -> None:
         # One after the other: two trials would take each other's memory and time.

@@ -1,24 +1,42 @@
-"""Bringing one release to the disk: what Desired names, the repository vouches for, and the manifest says agree."""
+"""Bringing one release to the disk: what Desired names, the repository vouches for, and the manifest says agree.
+
+The artifact comes by the shortest way: from another release on this disk, by a delta from one, or whole.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import shutil
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.core import trust
+from agent.delivery import delta
 from agent.delivery.download import fetch
 from agent.delivery.slots import MANIFEST, MODEL
 from shared import manifest as manifests
 from shared.manifest import MAX_MANIFEST_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from agent.delivery.download import DownloadLimits
+    from agent.delivery.repository import VerifiedTargets
     from agent.delivery.slots import Slots
     from agent.documents import Documents
     from agent.link.https import DeviceApi
-    from shared.wire import DesiredModel
+    from shared.ids import Sha256
+    from shared.wire import DesiredModel, TargetRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """A release that is on the disk now."""
+
+    version_number: int
+    fetched_bytes: int
+    """Length of the files that were fetched for its artifact: a delta, the artifact itself, both, or none."""
 
 
 class Fetcher:
@@ -28,8 +46,8 @@ class Fetcher:
         self._api, self._documents, self._slots, self._limits = api, documents, slots, limits
         self._turn = asyncio.Lock()
 
-    async def fetch(self, wanted: DesiredModel) -> int:
-        """Bring the release, keep one that is there and whole, and return its version number.
+    async def fetch(self, wanted: DesiredModel) -> Fetched:
+        """Bring the release; one that is there and whole is kept.
 
         Raises:
             UntrustedError: Desired, repository and manifest do not agree.
@@ -38,26 +56,47 @@ class Fetcher:
             UnreachableError, StorageFullError: not this time.
         """
         async with self._turn:
-            # Also for one that is on disk: it may have been withdrawn since by the signed minimum.
-            targets = await self._documents.verified([wanted.manifest.path, wanted.artifact.path])
-            trust.cross_check(wanted, targets)
             damage = await asyncio.to_thread(self._damage, wanted)
+            held = await asyncio.to_thread(delta.held_artifacts, self._slots, wanted.model) if damage else {}
+            # Also for one that is on disk: it may have been withdrawn since by the signed minimum.
+            targets = await self._documents.verified(
+                [wanted.manifest.path, wanted.artifact.path], optional=delta.paths(held, wanted.artifact.sha256)
+            )
+            trust.cross_check(wanted, targets)
             if damage:
-                return await self._download(wanted)
-            return await asyncio.to_thread(self._check, wanted, self._slots.path(wanted.release_id))
+                return await self._download(wanted, held, targets)
+            version_number = await asyncio.to_thread(self._check, wanted, self._slots.path(wanted.release_id))
+            return Fetched(version_number=version_number, fetched_bytes=0)
 
     def _damage(self, wanted: DesiredModel) -> str:
         return self._slots.verify(wanted.release_id, wanted.manifest.sha256, wanted.artifact.sha256)
 
-    async def _download(self, wanted: DesiredModel) -> int:
+    async def _download(self, wanted: DesiredModel, held: Mapping[Sha256, Path], targets: VerifiedTargets) -> Fetched:
         folder = await asyncio.to_thread(self._slots.stage, wanted.release_id)
-        url = self._api.target_url
-        await fetch(self._api.http, url(wanted.manifest.path), wanted.manifest, folder / MANIFEST, self._limits)
+        url = self._api.target_url(wanted.manifest.path)
+        await fetch(self._api.http, url, wanted.manifest, folder / MANIFEST, self._limits)
         # Before the artifact: a release that does not fit together is refused after kilobytes, not megabytes.
         version_number = await asyncio.to_thread(self._check, wanted, folder)
-        await fetch(self._api.http, url(wanted.artifact.path), wanted.artifact, folder / MODEL, self._limits)
+        fetched_bytes = await self._bring_artifact(wanted.artifact, folder, held, targets)
+        await asyncio.to_thread(shutil.rmtree, folder / delta.DELTA, ignore_errors=True)
         await asyncio.to_thread(self._slots.commit, wanted.release_id)
-        return version_number
+        return Fetched(version_number=version_number, fetched_bytes=fetched_bytes)
+
+    async def _bring_artifact(
+        self, artifact: TargetRef, folder: Path, held: Mapping[Sha256, Path], targets: VerifiedTargets
+    ) -> int:
+        """Bring the artifact in the cheapest way, and return the length of all that was fetched for it."""
+        same = held.get(artifact.sha256)
+        if same is not None and await asyncio.to_thread(delta.copied, same, artifact, folder):
+            return 0
+        fetched_bytes = 0
+        shortcut = delta.smallest(held, artifact, targets.files)
+        if shortcut is not None:
+            if await delta.rebuilt(self._api, shortcut, artifact, folder, self._limits):
+                return shortcut.ref.length_bytes
+            fetched_bytes = shortcut.ref.length_bytes
+        await fetch(self._api.http, self._api.target_url(artifact.path), artifact, folder / MODEL, self._limits)
+        return fetched_bytes + artifact.length_bytes
 
     def _check(self, wanted: DesiredModel, folder: Path) -> int:
         with (folder / MANIFEST).open("rb") as file:

@@ -11,6 +11,7 @@
         ├── ConflictError                  it exists or is in use, and may not change
         ├── UnsealError                    a sealed document that must not be believed
         ├── DigestMismatchError            bytes that are not what was promised
+        ├── DeltaError                     a delta that makes no file
         ├── UntrustedError                 metadata that fails verification
         ├── ModelLoadError                 a model file that the runtime refuses
         └── PipelineError                  an input that the declared pipeline cannot take
@@ -111,6 +112,12 @@ class DigestMismatchError(PermanentError):
     def __init__(self, *, expected: str, actual: str, path: str) -> None:
         super().__init__(f"{path}: sha256 is {actual}, expected {expected}")
         self.expected, self.actual, self.path = expected, actual, path
+
+
+class DeltaError(PermanentError):
+    """A delta of which no file can be made: cut, damaged, hostile, or of another old file."""
+
+    reason = "delta_unusable"
 
 
 class UntrustedError(PermanentError):

@@ -38,6 +38,10 @@ Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 """A time with its zone: one without cannot be compared with a clock, so it must not get as far as somebody trying."""
 
 
+FileBytes = Annotated[int, msgspec.Meta(ge=0, le=2**50)]
+"""A size as a device tells it: bounded, so that the sum over a fleet still fits a database's integer."""
+
+
 class AssignmentStatus(StrEnum):
     """One device's share of a rollout. All but the first two are terminal and sticky; a new try is a new attempt."""
 
@@ -164,6 +168,15 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True):
     halted: dict[RolloutId, HaltMode] = {}
 
 
+class Transfer(msgspec.Struct, frozen=True, kw_only=True):
+    """What one device saved by a delta, or did not."""
+
+    fetched_bytes: FileBytes
+    """Length of the files that were fetched for the artifact: a delta, the artifact itself, both, or none."""
+    full_bytes: FileBytes
+    """Length of the artifact."""
+
+
 class AssignmentReport(msgspec.Struct, frozen=True, kw_only=True):
     """How one assignment stands, as the device sees it."""
 
@@ -179,6 +192,8 @@ class AssignmentReport(msgspec.Struct, frozen=True, kw_only=True):
     """Machine-readable word, with detail after a colon: `golden_mismatch: case 3 …`."""
     changed_at: Instant
     paired: PairedCounts | None = None
+    transfer: Transfer | msgspec.UnsetType = msgspec.UNSET
+    """What bringing the artifact took, from when it is on the disk; agents before 0.2 never say."""
 
 
 class SlotReport(msgspec.Struct, frozen=True, kw_only=True):

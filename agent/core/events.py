@@ -87,6 +87,8 @@ class FetchFinished:
     model: ModelName
     release_id: ReleaseId
     version_number: int
+    fetched_bytes: int = 0
+    """Length of the files that were fetched for its artifact."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

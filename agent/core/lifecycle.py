@@ -23,6 +23,7 @@ from agent.core.state import (
     holds,
     key_of,
     now_of,
+    transfer_of,
 )
 from agent.core.transitions import Edge, Signal, edge
 from shared.wire import AssignmentReport, AssignmentStatus, HaltMode
@@ -173,6 +174,7 @@ def _finish(draft: Draft, model: ModelState, taken: Edge, reason: str) -> ModelS
             reason=reason,
             changed_at=draft.at,
             paired=paired if paired is not None and paired.pairs + paired.candidate_errors > 0 else None,
+            transfer=transfer_of(ended, model.attempt),
         ),
     )
     if taken.blacklists and ended.artifact.sha256:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from agent.core.routing import unavailable_reason
-from agent.core.state import Phase, key_of
+from agent.core.state import Phase, key_of, transfer_of
 from shared.ids import Epoch, Generation
 from shared.wire import AssignmentPhase, AssignmentReport, AssignmentStatus, Heartbeat, Report, SlotReport
 
@@ -104,4 +104,5 @@ def _running(model: ModelState, candidate: Slot, attempt: Attempt) -> Assignment
         reason=attempt.reason,
         changed_at=attempt.changed_at,
         paired=attempt.shown,
+        transfer=transfer_of(release, attempt),
     )

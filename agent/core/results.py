@@ -55,12 +55,20 @@ def _fetched(draft: Draft, model: ModelState, event: FetchFinished) -> ModelStat
     candidate, stable = model.candidate, model.stable
     if model.phase is Phase.DOWNLOADING and candidate is not None and candidate.release_id == event.release_id:
         found = replace(candidate, version_number=event.version_number)
-        return move(draft, replace(model, candidate=found), Signal.FETCHED)
+        return move(draft, replace(_counted(model, event), candidate=found), Signal.FETCHED)
     if stable is not None and stable.damaged and stable.release_id == event.release_id:
         draft.say(f"{model.model}: stable mended")
         mended = replace(stable, damaged="", version_number=event.version_number)
         return replace(model, stable=mended, mend_at=None)
     return model
+
+
+def _counted(model: ModelState, event: FetchFinished) -> ModelState:
+    """Add what a fetch took to the attempt: one whose files were damaged later fetches again."""
+    if model.attempt is None:
+        return model
+    fetched_bytes = (model.attempt.fetched_bytes or 0) + event.fetched_bytes
+    return replace(model, attempt=replace(model.attempt, fetched_bytes=fetched_bytes))
 
 
 def _fetch_failed(draft: Draft, model: ModelState, event: FetchFailed) -> ModelState:

@@ -24,7 +24,17 @@ from shared.ids import (
     RolloutId,
     Sha256,
 )
-from shared.wire import NO_BODY, AssignmentReport, AssignmentStatus, Desired, DesiredModel, PairedCounts, Pulse, Report
+from shared.wire import (
+    NO_BODY,
+    AssignmentReport,
+    AssignmentStatus,
+    Desired,
+    DesiredModel,
+    PairedCounts,
+    Pulse,
+    Report,
+    Transfer,
+)
 
 LONGEST_TIMER_S = 3600.0 * 1.2
 """No timer of the core is set further ahead; one that is was set under a clock that has since gone back."""
@@ -134,6 +144,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """When to ask again for what this phase waits for; None while it is under way."""
     interruptions: int = 0
     """Lives of a trial or of serving that ended while they held this candidate."""
+    fetched_bytes: int | None = None
+    """Length of the files that were fetched for the artifact; None until it was on the disk."""
     evidence: Evidence = Evidence()
     shown: PairedCounts | None = None
     """The comparison as last reported; renewed rarely, so that reports do not follow every request."""
@@ -254,6 +266,13 @@ def outcome_of(state: AgentState, wanted: DesiredModel) -> AssignmentReport | No
         if key_of(outcome.report) == key:
             return outcome.report
     return None
+
+
+def transfer_of(release: DesiredModel, attempt: Attempt | None) -> Transfer | msgspec.UnsetType:
+    """Return what bringing a release took; unset until it is on the disk."""
+    if attempt is None or attempt.fetched_bytes is None:
+        return msgspec.UNSET
+    return Transfer(fetched_bytes=attempt.fetched_bytes, full_bytes=release.artifact.length_bytes)
 
 
 def is_settled(state: AgentState, model: ModelState) -> bool:

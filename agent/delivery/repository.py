@@ -5,19 +5,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent.delivery.child import ask
 from shared.decoding import MALFORMED
 from shared.errors import StorageFullError, UnreachableError, UntrustedError
 from shared.ids import HardwareProfileId, InstallationId, KeyId, Sha256
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 DIRECTOR_PATH = "director.json"
 """Pseudo target of the top-level targets role, whose signed note names the director's keys."""
-_STDERR_TAIL = 300
 
 
 class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +76,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     settings: RepositorySettings
     targets: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    """Looked up after `targets`; whatever goes wrong with one of them, it only counts as not there."""
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
@@ -99,15 +103,18 @@ Reply = VerifiedTargets | Refused | Away | Full
 _REPLY: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)
 
 
-async def refresh(settings: RepositorySettings, targets: list[str]) -> VerifiedTargets:
+async def refresh(settings: RepositorySettings, targets: list[str], *, optional: Sequence[str] = ()) -> VerifiedTargets:
     """Bring the metadata up to date and look up `targets` (an empty list asks for the director only).
+
+    Those that are `optional` are among the files returned where the repository vouches for them; no trouble with one of
+    them is an error.
 
     Raises:
         UntrustedError: something did not verify, so that nothing of it may be used; the last good state stands.
         UnreachableError: no whole answer in time.
         StorageFullError: no room for the metadata.
     """
-    request = msgspec.json.encode(Request(settings=settings, targets=tuple(targets)))
+    request = msgspec.json.encode(Request(settings=settings, targets=tuple(targets), optional=tuple(optional)))
     reply = await _ask_child(request, settings.deadline_s)
     match reply:
         case VerifiedTargets():
@@ -121,29 +128,15 @@ async def refresh(settings: RepositorySettings, targets: list[str]) -> VerifiedT
 
 
 async def _ask_child(request: bytes, deadline_s: float) -> Reply:
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        __name__,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
     try:
-        async with asyncio.timeout(deadline_s):
-            stdout, stderr = await child.communicate(request)
+        stdout, end = await ask(__name__, request, deadline_s=deadline_s)
     except TimeoutError as exc:
         raise UnreachableError(f"the repository took longer than {deadline_s:g} s") from exc
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
     try:
         return _REPLY.decode(stdout)
     except MALFORMED as exc:
         # A child that died (of memory, of a signal) says nothing about the repository: it may be asked again.
-        tail = stderr.decode(errors="replace").strip()[-_STDERR_TAIL:]
-        raise UnreachableError(f"the repository check ended with {child.returncode}: {tail}") from exc
+        raise UnreachableError(f"the repository check {end}") from exc
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ The only file of the agent that imports tuf and urllib3.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -47,7 +48,7 @@ from agent.link.identity import IdentityFiles, client_tls
 from shared.ids import HardwareProfileId, InstallationId, KeyId, Sha256, sha256_hex
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
 T = TypeVar("T")
@@ -143,7 +144,19 @@ def look_up(request: Request) -> VerifiedTargets:
     # TUF 5.6.7: from here on delegated roles (the hash bins) are walked.
     found = {path: updater.get_targetinfo(path) for path in request.targets if path != DIRECTOR_PATH}
     files = {path: _verified(path, target) for path, target in found.items() if target is not None}
+    files |= _optional(updater, request.optional)
     return VerifiedTargets(director=director, files=files, fresh_until=fresh_until)
+
+
+def _optional(updater: Updater, paths: Sequence[str]) -> dict[str, VerifiedTarget]:
+    """Look up what nobody depends on: a bin that is away or damaged only means that nothing in it is used."""
+    files = {}
+    for path in paths:
+        with contextlib.suppress(RepositoryError, DownloadError, urllib3.exceptions.HTTPError):
+            target = updater.get_targetinfo(path)
+            if target is not None:
+                files[path] = _verified(path, target)
+    return files
 
 
 def _director(metadata_dir: Path) -> DirectorTrust:
