@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
 import signal
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +17,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
+from controller import limited
 from controller.blobs import FULL
+from controller.limited import ProcessLimits
 from shared.conversion import (
     ConversionLine,
     ConversionProgress,
@@ -44,10 +44,8 @@ log = structlog.get_logger(__name__)
 # Four artifacts, each with golden inputs and outputs as large as a manifest may be.
 _MAX_LINE_BYTES = 64 * 1024 * 1024
 _MAX_LINES = 10_000
-_TAIL_BYTES = 16 * 1024
 _SUFFIX = {SourceFormat.KERAS: ".keras"}
 _OUT_OF_MEMORY_WORDS = ("MemoryError", "bad_alloc", "Cannot allocate memory", "out of memory")
-_LIMITS = Path(__file__).with_name("limits.py")
 _MIN_FREE_BYTES = 64 * 1024 * 1024
 
 
@@ -151,33 +149,19 @@ class Converter:
         except (msgspec.DecodeError, ValueError) as exc:
             return _crashed(f"the conversion program does not speak its protocol: {exc}")
         finally:
-            await _end(process)
+            await limited.end(process)
         # A program that crashes after its result may have crashed while writing the artifacts.
         if result is not None and code == 0:
             return result
-        return _autopsy(code, _tail(chatter))
+        return _autopsy(code, limited.tail(chatter))
 
     async def _start(self, stderr: int, folder: Path) -> Process:
-        limits = self._limits
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            # Safe path: beside the wrapper lie packages with the names of standard ones.
-            "-P",
-            str(_LIMITS),
-            f"--address-space-bytes={limits.address_space_bytes}",
-            f"--cpu-s={limits.cpu_s}",
-            f"--file-bytes={limits.file_bytes}",
-            f"--parent={os.getpid()}",
-            "--",
-            *self._command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=stderr,
-            limit=_MAX_LINE_BYTES,
-            # A group of its own, so that whatever it starts ends with it.
-            start_new_session=True,
-            env=_environment(folder),
+        limits = ProcessLimits(
+            cpu_s=self._limits.cpu_s,
+            address_space_bytes=self._limits.address_space_bytes,
+            file_bytes=self._limits.file_bytes,
         )
+        return await limited.start(self._command, limits, folder=folder, stderr=stderr, line_bytes=_MAX_LINE_BYTES)
 
     async def _keep(self, result: ConversionResult, out: Path) -> ConversionResult:
         """Take the passing artifacts among the blobs, and believe no path and no digest on the way."""
@@ -231,14 +215,6 @@ async def _converse(
     return result
 
 
-async def _end(process: Process) -> None:
-    """Kill the whole group, so that nothing that the program started outlives it, and reap the program."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    if process.returncode is None:
-        await process.wait()
-
-
 def _autopsy(code: int, tail: str) -> ConversionResult:
     """Say why a program ended without a result: negative codes are signals."""
     last = next((line for line in reversed(tail.splitlines()) if line.strip()), "")[:500]
@@ -257,15 +233,3 @@ def _autopsy(code: int, tail: str) -> ConversionResult:
 
 def _crashed(message: str) -> ConversionResult:
     return ConversionResult(failure=FailureKind.CRASHED, message=message)
-
-
-def _tail(path: Path) -> str:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-        return file.read().decode(errors="replace")
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    """Return this process's environment without the controller's settings, which may hold secrets."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("LITEFLEET_")}
-    return {**kept, "TMPDIR": str(folder / "tmp"), "HOME": str(folder / "tmp")}
