@@ -108,9 +108,10 @@ def check(spec: DatasetSpec) -> None:
             raise InvalidInputError(field=field, problem=problem, remedy="licence: an SPDX identifier or proprietary")
     if not 1 <= len(spec.shards) <= MAX_SHARDS:
         raise InvalidInputError(field="shards", problem=f"{len(spec.shards)} of them, 1 to {MAX_SHARDS} are taken")
-    named = [PurePosixPath(shard.path) for shard in spec.shards]
     for index, shard in enumerate(spec.shards):
         _check_shard(f"shards[{index}]", shard)
+    named = [PurePosixPath(shard.path) for shard in spec.shards]
+    for index, shard in enumerate(spec.shards):
         # A file that is the folder of another is as impossible as one that is there twice.
         if named.count(named[index]) > 1 or set(named[index].parents) & set(named):
             raise InvalidInputError(field=f"shards[{index}].path", problem=f"{shard.path} is taken by another shard")
