@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     Tensor = NDArray[Any]
 
+STEPS = ("open source", "convert", "check float model")
+"""What a worker tells of as progress, in this order."""
 MAX_DIFFERENCE = 1e-5
 """Largest difference of any answer of the float model from its source's, as a share of the larger of 1 and the largest
 answer. Measured: 4e-7 to 7e-6."""
@@ -127,6 +129,7 @@ class Source(Protocol):
     def answer(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Answer as at inference, by the source framework itself.
 
-        `inputs` have the float model's order, layout and dtype, batch axis first; so have the answers.
+        `inputs` have the float model's order, layout and dtype, batch axis first; so have the answers. Any number of
+        items may come, whatever batch the float model was made for.
         """
         ...
