@@ -154,6 +154,7 @@ async def _serve(ground: Ground, services: Services, stop: asyncio.Event) -> Non
 def _loops(ground: Ground, services: Services) -> dict[str, Callable[[], Awaitable[None]]]:
     """Return everything that runs all the time."""
     workers = {f"convert-{number}": services.conversions.work for number in range(ground.config.convert_parallel)}
+    deltas = {"deltas": services.deltas.run} if ground.config.delta_command else {}
     return {
         "broker": services.broker.run,
         "ingest": services.ingest.run,
@@ -161,6 +162,7 @@ def _loops(ground: Ground, services: Services) -> dict[str, Callable[[], Awaitab
         "pulse": services.pulse.run,
         "dispatch": services.dispatch.run,
         "releases": lambda: retrying(services.releases.recover, what="finish releases"),
+        **deltas,
         **workers,
     }
 

@@ -115,6 +115,9 @@ class ControllerConfig(BaseSettings):
     convert_file_bytes: Bytes = 4 * _GIB
     """Largest file that one conversion may write."""
 
+    delta_command: tuple[str, ...] = (sys.executable, "-m", "converters.delta")
+    """The program that makes deltas between artifacts; empty: devices fetch every artifact whole."""
+
     max_upload_bytes: Bytes = 4 * _GIB
     """Largest uploaded file."""
 

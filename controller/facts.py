@@ -57,6 +57,24 @@ class ArtifactChoice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactFacts:
+    """An artifact of a release, for whoever asks only which file it is."""
+
+    sha256: Sha256
+    length_bytes: int
+    release_counter: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningRollout:
+    """A rollout that has not ended: devices still move to its release."""
+
+    rollout_id: RolloutId
+    model: ModelName
+    release_id: ReleaseId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Misfit:
     """Why no artifact of a release fits a device."""
 

@@ -200,6 +200,8 @@ class RolloutView(msgspec.Struct, frozen=True):
     on_failure: str = ""
     devices_exposed: int = 0
     devices_returning: int = 0
+    fetched_bytes: int = 0
+    full_bytes: int = 0
     waves: list[WaveView] = []
     created_at: datetime | None = None
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from controller.convert import Converter, ConvertLimits
+from controller.deltas.maker import ProgramMaker
+from controller.deltas.service import DeltaService
 from controller.desired.publisher import DesiredPublisher
 from controller.desired.pulse import PulseService
 from controller.desired.service import DesiredService
@@ -68,6 +70,7 @@ class Services:
     broker: BrokerLink
     ingest: Ingest
     dispatch: Dispatch
+    deltas: DeltaService
 
 
 def wire(ground: Ground) -> Services:
@@ -113,6 +116,7 @@ def wire(ground: Ground) -> Services:
         broker=broker,
         ingest=_ingest(ground, broker=broker, rollouts=rollouts, desired=desired, telemetry=telemetry),
         dispatch=Dispatch(database=database, rollouts=rollouts, clock=clock),
+        deltas=_deltas(ground, rollouts=rollouts, desired=desired, releases=releases),
     )
 
 
@@ -149,6 +153,26 @@ class FleetDesires:
         """The device is gone."""
         await self._rollouts.device_removed(uow, device)
         await self._desired.clear(uow, device)
+
+
+def _deltas(ground: Ground, *, rollouts: RolloutService, desired: DesiredService, releases: Releases) -> DeltaService:
+    config = ground.config
+    maker = ProgramMaker(
+        command=config.delta_command,
+        blobs=ground.blobs,
+        scratch=config.state_dir / "delta-scratch",
+        file_bytes=config.convert_file_bytes,
+        wall_s=config.convert_wall_s,
+    )
+    return DeltaService(
+        database=ground.database,
+        rollouts=rollouts,
+        desires=desired,
+        releases=releases,
+        publisher=ground.publisher,
+        maker=maker,
+        clock=ground.clock,
+    )
 
 
 def broker_security(config: ControllerConfig, trust: Trust) -> ssl.SSLContext | PasswordLogin:

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from controller.cli.output import counted, plain_table, short, word
+from controller.cli.output import counted, plain_table, short, size, word
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +26,8 @@ _NAMED = 6
 
 def rollout_panel(rollout: RolloutView, *, release: str) -> RenderableType:
     """Return the whole screen of one rollout; `release` is what people call what it brings."""
-    return Group(headline(rollout, release=release), waves_table(rollout.waves), why_line(rollout))
+    head: tuple[RenderableType, ...] = (headline(rollout, release=release), waves_table(rollout.waves))
+    return Group(*head, *saving_line(rollout), why_line(rollout))
 
 
 def headline(rollout: RolloutView, *, release: str) -> Text:
@@ -37,6 +38,16 @@ def headline(rollout: RolloutView, *, release: str) -> Text:
         word(rollout.state),
         (f"  rollout {short(rollout.rollout_id)}", "dim"),
     )
+
+
+def saving_line(rollout: RolloutView) -> list[Text]:
+    """Return what devices fetched and what deltas saved them; nothing as long as none has told."""
+    if not rollout.full_bytes:
+        return []
+    # A delta that turned out to be of no use was fetched for nothing: a saving may be negative.
+    saved = 1 - rollout.fetched_bytes / rollout.full_bytes
+    said = f"devices fetched {size(rollout.fetched_bytes)} of artifacts of {size(rollout.full_bytes)}"
+    return [Text(f"{said}: deltas saved {saved:.1%}" if saved > 0 else said, style="dim")]
 
 
 def why_line(rollout: RolloutView) -> Text:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import controller.db.audit
 import controller.db.outbox
+import controller.deltas.tables
 import controller.desired.tables
 import controller.fleet.tables
 import controller.registry.tables

@@ -105,6 +105,10 @@ class DesiredService:
             for device, document in documents.items()
         }
 
+    async def releases_of(self, uow: UnitOfWork, model: ModelName, limit: int) -> list[ReleaseId]:
+        """Return the releases of a model that devices should run now, the most common first."""
+        return await store.releases_of(uow.session, model, limit)
+
     async def in_use(self, uow: UnitOfWork, release_id: ReleaseId) -> str:
         """Return by how many devices a release is used, in words; empty when by none."""
         count = await store.devices_of(uow.session, release_id)

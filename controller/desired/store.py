@@ -221,6 +221,18 @@ async def devices_of(session: AsyncSession, release: ReleaseId) -> int:
     return (await session.execute(statement)).scalar_one()
 
 
+async def releases_of(session: AsyncSession, model: ModelName, limit: int) -> list[ReleaseId]:
+    """Return the releases of a model that devices should run, the most common first."""
+    statement = (
+        sa.select(col(WishRow.release_id))
+        .where(col(WishRow.model) == model)
+        .group_by(col(WishRow.release_id))
+        .order_by(sa.func.count().desc(), col(WishRow.release_id))
+        .limit(limit)
+    )
+    return [ReleaseId(release) for release in (await session.execute(statement)).scalars()]
+
+
 async def _rows(session: AsyncSession, statement: sa.Select[T]) -> Sequence[T]:
     """Read rows as the database has them now: bulk statements pass by what the session remembers."""
     return (await session.execute(statement, execution_options={"populate_existing": True})).scalars().all()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from controller.facts import ArtifactChoice, Misfit, ReleaseFacts
+from controller.facts import ArtifactChoice, ArtifactFacts, Misfit, ReleaseFacts
 from controller.registry import store
 from controller.registry.core.choice import choose, fitting_artifact
 from controller.registry.core.release import assemble, files_to_publish, release_artifacts
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from controller.registry.ports import Publisher, ReleaseUse
     from shared.clock import Clock
     from shared.hardware import DeviceHardware
+    from shared.ids import HardwareProfileId
 
 log = structlog.get_logger(__name__)
 
@@ -129,6 +130,17 @@ class Releases:
             profile_id=profile.profile_id,
             release_counter=release.release_counter,
         )
+
+    async def artifacts(self, uow: UnitOfWork, release_id: ReleaseId) -> dict[HardwareProfileId, ArtifactFacts]:
+        """Return a release's artifact for each profile that it serves. Raises NotFoundError."""
+        release = await _published(uow, release_id)
+        return {
+            profile.profile_id: ArtifactFacts(
+                sha256=artifact.sha256, length_bytes=artifact.length_bytes, release_counter=release.release_counter
+            )
+            for artifact in release.artifacts
+            for profile in artifact.profiles
+        }
 
     async def _choose(self, conversion_id: str) -> tuple[Conversion, Choice]:
         async with self._database.unit_of_work(read_only=True) as uow:

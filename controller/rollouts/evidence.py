@@ -7,6 +7,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from msgspec import UnsetType
+
 from controller.rollouts import store
 from controller.rollouts.core.tally import HALTED, INCONCLUSIVE, may_become, reason_word
 from controller.rollouts.core.types import AssignmentChange
@@ -42,6 +44,7 @@ async def accept_reports(uow: UnitOfWork, batch: Sequence[VerifiedReport]) -> No
             latest[place] = heard(latest[place], verified.report, specs[rollout_id], now)
     pairs = [(one, latest[one.device_id, one.rollout_id]) for one in before]
     await store.update_assignments(uow, [after for old, after in pairs if after != old])
+    await store.add_transfers(uow, _transfers(pairs))
     leave_evidence(uow, pairs, specs)
 
 
@@ -99,6 +102,9 @@ def _moved(assignment: Assignment, said: AssignmentReport, spec: RolloutSpec, no
         due = now + timedelta(seconds=spec.phase_limit_s)
     else:
         due = assignment.due_at
+    fetched_bytes, full_bytes = assignment.fetched_bytes, assignment.full_bytes
+    if not isinstance(said.transfer, UnsetType):
+        fetched_bytes, full_bytes = said.transfer.fetched_bytes, said.transfer.full_bytes
     return replace(
         assignment,
         status=said.status,
@@ -107,9 +113,24 @@ def _moved(assignment: Assignment, said: AssignmentReport, spec: RolloutSpec, no
         activated=assignment.activated or said.activated,
         unreachable=False,
         paired=said.paired or assignment.paired,
+        fetched_bytes=fetched_bytes,
+        full_bytes=full_bytes,
         changed_at=now if changed else assignment.changed_at,
         due_at=due,
     )
+
+
+def _transfers(pairs: Sequence[tuple[Assignment, Assignment]]) -> dict[RolloutId, tuple[int, int]]:
+    """Return by how much the bytes of each rollout moved."""
+    moved: dict[RolloutId, tuple[int, int]] = {}
+    for old, after in pairs:
+        if (after.fetched_bytes, after.full_bytes) != (old.fetched_bytes, old.full_bytes):
+            fetched, full = moved.get(old.rollout_id, (0, 0))
+            moved[old.rollout_id] = (
+                fetched + after.fetched_bytes - old.fetched_bytes,
+                full + after.full_bytes - old.full_bytes,
+            )
+    return moved
 
 
 def _is_back(assignment: Assignment, report: Report, said: AssignmentReport | None) -> bool:

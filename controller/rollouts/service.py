@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from controller.facts import RunningRollout
 from controller.rollouts import store
 from controller.rollouts.core.invariants import InvariantError
 from controller.rollouts.core.planner import draft
@@ -166,6 +167,15 @@ class RolloutService:
     def stuck(self) -> Mapping[RolloutId, str]:
         """Rollouts that can take no step of their own, and what went wrong."""
         return self._door.stuck
+
+    async def running(self, uow: UnitOfWork) -> list[RunningRollout]:
+        """Return the rollouts that have not ended."""
+        return [
+            RunningRollout(
+                rollout_id=stored.spec.rollout_id, model=stored.spec.model, release_id=stored.spec.request.release_id
+            )
+            for stored in await store.unfinished(uow)
+        ]
 
     async def in_use(self, uow: UnitOfWork, release_id: ReleaseId) -> str:
         """Say why a release may not be deleted; empty when rollouts do not need it."""

@@ -94,6 +94,9 @@ class Assignment:
     going_back: bool = False
     previous_release_id: ReleaseId | None = None
     paired: PairedCounts = field(default_factory=PairedCounts)
+    fetched_bytes: int = 0
+    """What bringing the artifact took, as the device tells; 0 as long as `full_bytes` is, too."""
+    full_bytes: int = 0
     opened_at: datetime | None = None
     due_at: datetime | None = None
     """When a timer has to look at it."""

@@ -16,7 +16,7 @@ from shared.ids import DeviceId, ModelName, ReleaseId, RolloutId
 from shared.wire import AssignmentStatus, PairedCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from controller.db.unit_of_work import UnitOfWork
@@ -25,6 +25,7 @@ OPEN_STATUSES = (AssignmentStatus.QUEUED, AssignmentStatus.IN_PROGRESS)
 REVERTED = (RolloutStatus.ROLLING_BACK, RolloutStatus.ROLLED_BACK)
 _rollouts = cast("sa.Table", RolloutRow.__table__)  # type: ignore[attr-defined] # SQLModel adds it at run time
 _assignments = cast("sa.Table", AssignmentRow.__table__)  # type: ignore[attr-defined] # as above
+_STORED = sa.select(_rollouts.c.spec, _rollouts.c.state, _rollouts.c.fetched_bytes, _rollouts.c.full_bytes)
 _FIXED = frozenset({"rollout_id", "device_id"})
 # SQLite takes 32,766 values in one statement; a page of ids stays far below it.
 _IDS_AT_ONCE = 5000
@@ -35,6 +36,10 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
 
     spec: RolloutSpec
     state: RolloutState
+    fetched_bytes: int = 0
+    """Of what devices have told: the files that were fetched for its artifacts."""
+    full_bytes: int = 0
+    """What the same artifacts are long."""
 
 
 async def insert_rollout(uow: UnitOfWork, stored: Stored) -> None:
@@ -56,11 +61,22 @@ async def insert_rollout(uow: UnitOfWork, stored: Stored) -> None:
 
 async def load_rollout(uow: UnitOfWork, rollout_id: RolloutId) -> Stored:
     """Read a rollout. Raises NotFoundError."""
-    query = sa.select(_rollouts.c.spec, _rollouts.c.state).where(_rollouts.c.rollout_id == rollout_id)
+    query = _STORED.where(_rollouts.c.rollout_id == rollout_id)
     row = (await uow.session.execute(query)).one_or_none()
     if row is None:
         raise NotFoundError(kind="rollout", name=rollout_id)
-    return Stored(spec=row.spec, state=row.state)
+    return _stored(row)
+
+
+async def add_transfers(uow: UnitOfWork, added: Mapping[RolloutId, tuple[int, int]]) -> None:
+    """Add bytes fetched, and bytes that the same artifacts are long, to the sums of rollouts."""
+    for rollout_id, (fetched_bytes, full_bytes) in added.items():
+        change = sa.update(_rollouts).where(_rollouts.c.rollout_id == rollout_id)
+        await uow.session.execute(
+            change.values(
+                fetched_bytes=_rollouts.c.fetched_bytes + fetched_bytes, full_bytes=_rollouts.c.full_bytes + full_bytes
+            )
+        )
 
 
 async def save_state(uow: UnitOfWork, state: RolloutState) -> None:
@@ -71,19 +87,19 @@ async def save_state(uow: UnitOfWork, state: RolloutState) -> None:
 
 async def rollouts_page(uow: UnitOfWork, after: str | None, limit: int) -> list[Stored]:
     """Read rollouts, newest first; their ids sort by age."""
-    query = sa.select(_rollouts.c.spec, _rollouts.c.state).order_by(_rollouts.c.rollout_id.desc()).limit(limit)
+    query = _STORED.order_by(_rollouts.c.rollout_id.desc()).limit(limit)
     if after is not None:
         query = query.where(_rollouts.c.rollout_id < after)
-    return [Stored(spec=row.spec, state=row.state) for row in await uow.session.execute(query)]
+    return [_stored(row) for row in await uow.session.execute(query)]
 
 
 async def unfinished(uow: UnitOfWork, model: ModelName | None = None) -> list[Stored]:
     """Read the rollouts that have not ended, of one model or of all."""
-    query = sa.select(_rollouts.c.spec, _rollouts.c.state).where(_rollouts.c.status.not_in(list(ENDED)))
+    query = _STORED.where(_rollouts.c.status.not_in(list(ENDED)))
     if model is not None:
         query = query.where(_rollouts.c.model == model)
     rows = await uow.session.execute(query.order_by(_rollouts.c.rollout_id))
-    return [Stored(spec=row.spec, state=row.state) for row in rows]
+    return [_stored(row) for row in rows]
 
 
 async def reverted_by(uow: UnitOfWork, release_id: ReleaseId) -> RolloutId | None:
@@ -230,6 +246,10 @@ async def decisions_page(uow: UnitOfWork, rollout_id: RolloutId, after: int, lim
     """Read a rollout's decisions, oldest first."""
     query = sa.select(DecisionRow).where(col(DecisionRow.rollout_id) == rollout_id, col(DecisionRow.id) > after)
     return list((await uow.session.execute(query.order_by(col(DecisionRow.id)).limit(limit))).scalars())
+
+
+def _stored(row: sa.Row[*tuple[object, ...]]) -> Stored:
+    return Stored(spec=row.spec, state=row.state, fetched_bytes=row.fetched_bytes, full_bytes=row.full_bytes)
 
 
 async def _read(uow: UnitOfWork, query: sa.Select[tuple[object, ...]]) -> list[Assignment]:

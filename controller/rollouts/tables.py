@@ -27,6 +27,9 @@ class RolloutRow(SQLModel, table=True):
     status: RolloutStatus = Field(sa_type=one_of(RolloutStatus), index=True)
     spec: RolloutSpec = Field(sa_type=Json(RolloutSpec))
     state: RolloutState = Field(sa_type=Json(RolloutState))
+    fetched_bytes: int = Field(default=0, sa_type=sa.BigInteger)
+    """Over all assignments, as those of `full_bytes`: running sums, so that showing a rollout reads one row."""
+    full_bytes: int = Field(default=0, sa_type=sa.BigInteger)
     created_at: datetime = Field(sa_type=UtcDateTime)
 
 
@@ -60,6 +63,8 @@ class AssignmentRow(SQLModel, table=True):
     flips: int = Field(default=0, sa_type=sa.BigInteger)
     slower: int = Field(default=0, sa_type=sa.BigInteger)
     candidate_errors: int = Field(default=0, sa_type=sa.BigInteger)
+    fetched_bytes: int = Field(default=0, sa_type=sa.BigInteger)
+    full_bytes: int = Field(default=0, sa_type=sa.BigInteger)
     facts: AssignedFacts = Field(sa_type=Json(AssignedFacts))
     opened_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     changed_at: datetime = Field(sa_type=UtcDateTime)

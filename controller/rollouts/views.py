@@ -87,6 +87,10 @@ class RolloutView:
     """Devices that activated the release, or failed before."""
     devices_returning: int
     """Devices that a halt has told to go back and that have not confirmed."""
+    fetched_bytes: int
+    """What devices have fetched of its artifacts so far, as deltas or whole."""
+    full_bytes: int
+    """What the same devices would have fetched without deltas."""
     waves: list[WaveView]
     created_at: datetime
     created_by: str
@@ -109,6 +113,8 @@ class AssignmentView:
     pairs: int
     flips: int
     slower: int
+    fetched_bytes: int
+    full_bytes: int
     site: str
     told_at: datetime | None
     changed_at: datetime
@@ -164,6 +170,8 @@ def rollout_view(stored: Stored) -> RolloutView:
         unreachable_after_s=request.unreachable_after_s,
         devices_exposed=total.exposed,
         devices_returning=total.going_back,
+        fetched_bytes=stored.fetched_bytes,
+        full_bytes=stored.full_bytes,
         waves=[_wave_view(wave, request.policy.min_pairs, ()) for wave in state.waves],
         created_at=spec.created_at,
         created_by=spec.created_by,
@@ -186,6 +194,8 @@ def assignment_view(one: Assignment) -> AssignmentView:
         pairs=one.paired.pairs,
         flips=one.paired.flips,
         slower=one.paired.slower,
+        fetched_bytes=one.fetched_bytes,
+        full_bytes=one.full_bytes,
         site=one.facts.site,
         told_at=one.opened_at,
         changed_at=one.changed_at,

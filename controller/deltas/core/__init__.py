@@ -1,0 +1,1 @@
+"""Which deltas are worth making: pure."""
