@@ -46,6 +46,17 @@ class FailureKind(StrEnum):
     NOTHING_PASSED = "nothing_passed"
 
 
+LADDER = (
+    Scheme.FULL_INT8,
+    Scheme.DYNAMIC_INT8,
+    Scheme.WEIGHT_INT8,
+    Scheme.MIXED,
+    Scheme.FLOAT16,
+    Scheme.FLOAT32,
+)
+"""Those that a search tries when nobody names any, from the smallest on; 4 bits ruin most networks, and int16x8 is slow
+wherever it was measured."""
+
 DEFAULT_SCHEMES = (Scheme.FLOAT32, Scheme.FLOAT16, Scheme.DYNAMIC_INT8, Scheme.FULL_INT8)
 """Tried when nobody names any."""
 
@@ -147,6 +158,8 @@ class ConversionRequest(msgspec.Struct, frozen=True, kw_only=True):
     cache."""
     environments_path: str = ""
     """Where the front ends' environments are installed; empty: the user's own folder."""
+    max_search_s: float = 1800.0
+    """After so long, no further candidate is tried: the best of those that were is judged, and a warning says so."""
 
 
 class ConversionProgress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
@@ -162,7 +175,7 @@ class PairedDrop(msgspec.Struct, frozen=True, kw_only=True):
     samples: int
     drop: float
     bound: float
-    """One-sided 95 % upper bound of `drop`."""
+    """One-sided upper bound of `drop`, 95 % over all looks that were taken at the gate: each look bounds it wider."""
     discordant: int
     """Samples on which exactly one of both is right."""
     samples_needed: int

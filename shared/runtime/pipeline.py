@@ -123,10 +123,13 @@ class CompiledPipeline:
         return fed
 
     def _run(self, batch: Tensor) -> NDArray[np.float32]:
-        output = self._interpreter.run([batch])[0]
+        return self.finish(self._interpreter.run([batch])[0].reshape(len(batch), -1))
+
+    def finish(self, output: Tensor) -> NDArray[np.float32]:
+        """Return `(N, K)` scores of the model's first output for N items, `(N, K)` raw."""
         # A model may well answer infinity: what that means is for the callers to say, not for a warning.
         with np.errstate(over="ignore", invalid="ignore"):
-            scores = output.reshape(len(batch), -1).astype(np.float32, copy=False)
+            scores = output.astype(np.float32, copy=False)
             return ops.softmax(scores) if self._softmax else scores
 
     def _top_labels(self, scores: Tensor) -> tuple[LabelScore, ...]:
