@@ -7,12 +7,27 @@ whatever offsets a file names. Source: https://flatbuffers.dev/internals.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shared.errors import ModelLoadError
 
 _NUMBERS = {kind: struct.Struct(f"<{kind}") for kind in "bBhHiIqQf"}
 _UOFFSET = 4
+_MOST_READ = 4_000_000
+"""Items of vectors, of one file: a few seconds of a slow device. A model of 1,000 layers has some 100,000."""
+
+
+class Allowance:
+    """How much may still be read of one file: vectors that share their bytes make a small file endless."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_READ
+
+    def spend(self, items: int) -> None:
+        """Count items read. Raises ModelLoadError when there are too many."""
+        self._left -= items
+        if self._left < 0:
+            raise ModelLoadError(f"the model is malformed: its graph has more than {_MOST_READ} numbers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +36,7 @@ class Table:
 
     data: bytes
     position: int
+    allowance: Allowance = field(default_factory=Allowance, compare=False)
 
     def number(self, field: int, kind: str, default: int = 0) -> int:
         """Return an integer field; `kind` is its `struct` letter."""
@@ -30,16 +46,18 @@ class Table:
     def table(self, field: int) -> Table | None:
         """Return a field that is a table."""
         place = self._place(field)
-        return None if place is None else _follow(self.data, place)
+        return None if place is None else _follow(self.data, place, self.allowance)
 
     def tables(self, field: int) -> list[Table]:
         """Return a field that is a vector of tables; empty when it is absent."""
         start, length = self.vector(field, _UOFFSET)
-        return [_follow(self.data, start + index * _UOFFSET) for index in range(length)]
+        self.allowance.spend(length)
+        return [_follow(self.data, start + index * _UOFFSET, self.allowance) for index in range(length)]
 
     def numbers(self, field: int, kind: str) -> tuple[float, ...]:
         """Return a field that is a vector of numbers; empty when it is absent."""
         start, length = self.vector(field, _NUMBERS[kind].size)
+        self.allowance.spend(length)
         return struct.unpack_from(f"<{length}{kind}", self.data, start)
 
     def integers(self, field: int, kind: str = "i") -> tuple[int, ...]:
@@ -80,11 +98,11 @@ def root(data: bytes, identifier: bytes) -> Table:
     """
     if data[4:8] != identifier:
         raise ModelLoadError(f"the file is not of kind {identifier.decode()}")
-    return _follow(data, 0)
+    return _follow(data, 0, Allowance())
 
 
-def _follow(data: bytes, place: int) -> Table:
-    return Table(data=data, position=place + int(_read(data, place, "I")))
+def _follow(data: bytes, place: int, allowance: Allowance) -> Table:
+    return Table(data=data, position=place + int(_read(data, place, "I")), allowance=allowance)
 
 
 def _read(data: bytes, place: int, kind: str) -> float:

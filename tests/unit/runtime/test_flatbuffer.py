@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import flatbuffers  # type: ignore[import-untyped]  # ships no types
+import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
@@ -56,3 +57,20 @@ def test_flatbuffer_vector_longer_than_the_file_is_refused() -> None:
     data = data[:4].replace(b"\x0c", b"\x10") + data[4:]
     with pytest.raises(ModelLoadError, match="leads out of the file"):
         root(data, b"TFL3").vector(0, 4)
+
+
+def test_flatbuffer_vectors_that_share_their_bytes_are_read_so_often_and_no_more() -> None:
+    # A small file may name one vector a million times: each alone is harmless.
+    model = schema.ModelT()
+    model.metadataBuffer = np.zeros(100_000, np.int32)
+    top = root(packed(model), b"TFL3")
+    with pytest.raises(ModelLoadError, match="more than 4000000 numbers"):
+        for _ in range(50):
+            top.integers(5)
+
+
+def test_flatbuffer_tables_share_their_allowance() -> None:
+    top = root(one_hot_classifier(4), b"TFL3")
+    (graph,) = top.tables(_GRAPHS)
+    assert graph.allowance is top.allowance
+    assert graph.tables(0)[0].allowance is top.allowance
