@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converters.loaders.archive import check_archive
+from converters.loaders.keras_source import KerasSource
 from shared.errors import InvalidInputError, PipelineError
 from shared.manifest import TensorSpec
 
@@ -72,6 +73,17 @@ class SourceModel:
     """Numbers in one answer."""
 
 
+def open_source(path: Path, scratch: Path) -> KerasSource:
+    """Open a `.keras` file; see converters.frontend.Source.
+
+    Raises:
+        InvalidInputError: no Keras model, one that would run code, or of no fixed form.
+    """
+    check_archive(path)
+    scratch.mkdir(parents=True, exist_ok=True)
+    return KerasSource(_opened(path, scratch))
+
+
 def load(path: Path) -> SourceModel:
     """Open a `.keras` file.
 
@@ -79,17 +91,8 @@ def load(path: Path) -> SourceModel:
         InvalidInputError: no Keras model, one that would run code, or of a form that has no single answer.
     """
     check_archive(path)
-    import keras
-
     with tempfile.TemporaryDirectory(prefix="litefleet-source-") as folder:
-        # Keras judges a file by its name; blobs are named by their digest.
-        named = Path(folder) / "source.keras"
-        named.symlink_to(path.resolve())
-        try:
-            model = keras.saving.load_model(named, compile=False, safe_mode=True)
-        except _LOAD_ERRORS as exc:
-            problem = f"Keras cannot open it: {_first_line(exc)}"
-            raise InvalidInputError(field=_FIELD, problem=problem, remedy="does it load where it was saved?") from exc
+        model = _opened(path, Path(folder))
     _check_form(model)
     return SourceModel(
         model=model,
@@ -97,6 +100,19 @@ def load(path: Path) -> SourceModel:
         parameters=int(model.count_params()),
         classes=int(np.prod([size or 1 for size in model.outputs[0].shape[1:]])),
     )
+
+
+def _opened(path: Path, folder: Path) -> KerasModel:
+    import keras
+
+    # Keras judges a file by its name; blobs are named by their digest.
+    named = folder / "source.keras"
+    named.symlink_to(path.resolve())
+    try:
+        return keras.saving.load_model(named, compile=False, safe_mode=True)
+    except _LOAD_ERRORS as exc:
+        problem = f"Keras cannot open it: {_first_line(exc)}"
+        raise InvalidInputError(field=_FIELD, problem=problem, remedy="does it load where it was saved?") from exc
 
 
 def with_batch_of_one(model: KerasModel) -> KerasModel:
