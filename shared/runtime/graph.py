@@ -87,17 +87,22 @@ def _tensor(table: Table, name: str, *, constant: bool) -> Tensor:
     require(not table.has(schema.TENSOR_EXTERNAL), f"{name} keeps its content in another file")
     quantization = table.table(schema.TENSOR_QUANTIZATION)
     if quantization is not None:
-        _check_quantization(quantization, shape, name)
+        _check_quantization(quantization, shape, kind, name)
     given = constant or math.prod(shape) == 0 or bool(table.number(schema.TENSOR_VARIABLE, "b"))
     return Tensor(shape=shape, kind=kind, bits=bits, constant=constant, given=given)
 
 
-def _check_quantization(table: Table, shape: tuple[int, ...], name: str) -> None:
+def _check_quantization(table: Table, shape: tuple[int, ...], kind: int, name: str) -> None:
     scales = table.numbers(schema.QUANTIZATION_SCALE, "f")
-    zero_points = table.vector(schema.QUANTIZATION_ZERO_POINT, 8)[1]
+    zero_points = table.integers(schema.QUANTIZATION_ZERO_POINT, "q")
     axis = table.number(schema.QUANTIZATION_AXIS, "i")
     require(all(math.isfinite(scale) and scale >= 0 for scale in scales), f"{name} has a scale that is no size")
-    require(zero_points in {0, 1, len(scales)}, f"{name} has {zero_points} zero points for {len(scales)} scales")
+    counts = f"{len(zero_points)} zero points for {len(scales)} scales"
+    require(len(zero_points) in {0, 1, len(scales)}, f"{name} has {counts}")
+    least, most = schema.RANGES.get(kind, schema.WIDEST)
+    # Kernels shift table look-ups by it.
+    fits = all(least <= zero_point <= most for zero_point in zero_points)
+    require(fits, f"{name} has a zero point that its type {kind} cannot hold")
     if len(scales) > 1:
         fits = 0 <= axis < len(shape) and shape[axis] == len(scales)
         require(fits, f"{name} of shape {shape} has {len(scales)} scales on axis {axis}")

@@ -76,7 +76,7 @@ class LiteRtInterpreter:
         Raises:
             ModelLoadError: the bytes are malformed, the runtime refuses them, or has no kernel for an operator.
         """
-        verify(model)
+        self._stored_shapes = verify(model)
         # From bytes, never from a file: the runtime checks a buffer before it reads it, and a file only in part.
         try:
             self._native = _MODULE.Interpreter(
@@ -85,6 +85,7 @@ class LiteRtInterpreter:
                 experimental_op_resolver_type=_MODULE.OpResolverType[kernels.value],
             )
             self._native.allocate_tensors()
+            self._check_stored()
         except (ValueError, RuntimeError) as exc:
             raise ModelLoadError(f"the runtime refuses the model: {_first_line(exc)}") from exc
         # Reading the details costs more than running a small model, so that it happens once.
@@ -158,6 +159,15 @@ class LiteRtInterpreter:
         for index, shape in zip(self._in_indexes, shapes, strict=True):
             self._native.resize_tensor_input(index, list(shape))
         self._native.allocate_tensors()
+        self._check_stored()
+
+    def _check_stored(self) -> None:
+        # Where a variable is given more than its reader has room for, memory beyond would be overwritten.
+        details = self._native.get_tensor_details() if self._stored_shapes else ()
+        for detail in details:
+            shape, index = tuple(map(int, detail["shape"])), int(detail["index"])
+            if shape != self._stored_shapes.get(index, shape):
+                raise RuntimeError(f"a variable of shape {self._stored_shapes[index]} would be given {shape}")
 
 
 def runtime_name_and_version() -> tuple[Runtime, str]:

@@ -15,6 +15,7 @@ CODE_OLD, CODE_CUSTOM, CODE_VERSION, CODE_NEW = 0, 1, 2, 3
 OPERATOR_CODE, OPERATOR_INPUTS, OPERATOR_OUTPUTS, OPERATOR_OPTIONS_KIND, OPERATOR_OPTIONS = 0, 1, 2, 3, 4
 OPERATOR_INTERMEDIATES, OPERATOR_LARGE_OPTIONS_AT, OPERATOR_LARGE_OPTIONS_SIZE, OPERATOR_OPTIONS_2 = 8, 9, 10, 12
 COMPOSITE_GRAPH = 1
+VARIABLE_CONTAINER, VARIABLE_NAME = 0, 1
 BUFFER_DATA, BUFFER_OFFSET, BUFFER_SIZE = 0, 1, 2
 QUANTIZATION_SCALE, QUANTIZATION_ZERO_POINT, QUANTIZATION_AXIS = 2, 3, 6
 SPARSITY_ORDER, SPARSITY_BLOCKS, SPARSITY_AXES = 0, 1, 2
@@ -45,3 +46,14 @@ BITS = {
     22: 8,  # float8 e5m2
 }
 """Bits of one number by schema type; strings, resources and variants have no fixed size."""
+RANGES = {
+    3: (0, 2**8 - 1),
+    7: (-(2**15), 2**15 - 1),
+    9: (-(2**7), 2**7 - 1),
+    16: (0, 2**16 - 1),
+    17: (-(2**3), 2**3 - 1),
+    19: (-(2**1), 2**1 - 1),
+    20: (0, 2**4 - 1),
+}
+"""Least and greatest number of the small types."""
+WIDEST = (-(2**31), 2**31 - 1)

@@ -14,16 +14,22 @@ from shared.runtime import graph as graphs_of
 from shared.runtime import operators, schema
 from shared.runtime.flatbuffer import root
 from shared.runtime.graph import check_indexes, require
+from shared.runtime.variables import check_variables
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from shared.runtime.flatbuffer import Table
     from shared.runtime.graph import Tensor
 
 _MAX_SUBGRAPHS = 256
 
 
-def verify(model: bytes) -> None:
+def verify(model: bytes) -> Mapping[int, tuple[int, ...]]:
     """Refuse a file whose graph would lead the runtime astray.
+
+    Returns the shapes that tensors of the main graph must still have once the runtime has worked out its own: it lets
+    variables grow and not their readers. Empty for a model that remembers nothing.
 
     Raises:
         ModelLoadError: says which number of which part is wrong.
@@ -43,6 +49,7 @@ def verify(model: bytes) -> None:
         _check_signature(table, graphs)
     for table in top.tables(schema.MODEL_METADATA):
         check_indexes([table.number(schema.METADATA_BUFFER, "I")], len(buffers), "metadata buffer")
+    return check_variables(graphs, codes, tensors)
 
 
 def _code(table: Table) -> int:

@@ -64,9 +64,10 @@ def test_flatbuffer_vectors_that_share_their_bytes_are_read_so_often_and_no_more
     model = schema.ModelT()
     model.metadataBuffer = np.zeros(100_000, np.int32)
     top = root(packed(model), b"TFL3")
+    for _ in range(40):
+        top.integers(5)
     with pytest.raises(ModelLoadError, match="more than 4000000 numbers"):
-        for _ in range(50):
-            top.integers(5)
+        top.integers(5)
 
 
 def test_flatbuffer_tables_share_their_allowance() -> None:
