@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import web
 
 from agent.serving import tensors
+from agent.serving.binary_tensors import LENGTH_HEADER
 from agent.serving.errors import InferenceTimeoutError, ModelUnavailableError, QueueFullError
 from agent.serving.exchange import Ask
 from agent.serving.requests import ClassifyRequest
@@ -88,7 +89,9 @@ class _Protocol:
         return table
 
     async def _server(self, _request: web.Request) -> web.Response:
-        return _json({"name": "litefleet", "version": metadata.version("litefleet"), "extensions": []})
+        return _json(
+            {"name": "litefleet", "version": metadata.version("litefleet"), "extensions": ["binary_tensor_data"]}
+        )
 
     async def _live(self, _request: web.Request) -> web.Response:
         return _json({"live": True})
@@ -121,20 +124,14 @@ class _Protocol:
         return _json({"name": route.model, "ready": True})
 
     async def _infer(self, request: web.Request) -> web.StreamResponse:
-        if "Inference-Header-Content-Length" in request.headers:
-            return _problem(HTTPStatus.BAD_REQUEST, "invalid_input", "binary tensors are not supported: send JSON")
         self._route(request)  # an unknown model is told before its tensors are judged
         data = await _body(request)
         received_s = time.monotonic()
-        body, parsed = tensors.read_body(data)
+        body, parsed = tensors.read_body(data, request.headers.get(LENGTH_HEADER))
         reply = await self._answer(request, parsed, received_s)
-        answer = {
-            **_who(reply),
-            "id": body.id,
-            "parameters": self._parameters(reply.instance),
-            "outputs": tensors.write_outputs(reply.outcome.outputs, body.outputs),
-        }
-        return await self._send(request, reply, answer)
+        outputs, blobs = tensors.write_outputs(reply.outcome.outputs, body)
+        answer = {**_who(reply), "id": body.id, "parameters": self._parameters(reply.instance), "outputs": outputs}
+        return await self._send(request, reply, _binary(answer, blobs) if blobs else _json(answer))
 
     async def _classify(self, request: web.Request) -> web.StreamResponse:
         if request.content_type not in _IMAGE_TYPES:
@@ -149,7 +146,7 @@ class _Protocol:
         if not labels:
             # The pipeline names no labels: the bare scores say at least as much.
             answer["scores"] = reply.outcome.outputs[0].array[0].tolist()
-        return await self._send(request, reply, answer)
+        return await self._send(request, reply, _json(answer))
 
     async def _answer(self, request: web.Request, parsed: Request, received_s: float) -> Reply:
         ask = Ask(
@@ -160,8 +157,7 @@ class _Protocol:
         )
         return await self._engine.answer(ask)
 
-    async def _send(self, request: web.Request, reply: Reply, answer: dict[str, object]) -> web.StreamResponse:
-        response = _json(answer)
+    async def _send(self, request: web.Request, reply: Reply, response: web.Response) -> web.StreamResponse:
         ready_s = time.monotonic()
         try:
             # Written here, and not by returning it, so that a shadow run starts when the caller has its answer.
@@ -230,6 +226,13 @@ def _allowed(error: web.HTTPException) -> dict[str, str]:
 
 def _json(value: dict[str, object]) -> web.Response:
     return web.Response(body=msgspec.json.encode(value), content_type=_JSON)
+
+
+def _binary(value: dict[str, object], blobs: list[bytes]) -> web.Response:
+    text = msgspec.json.encode(value)
+    return web.Response(
+        body=b"".join((text, *blobs)), content_type="application/octet-stream", headers={LENGTH_HEADER: str(len(text))}
+    )
 
 
 def _who(reply: Reply) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Tensors as the Open Inference Protocol writes them in JSON.
+"""Requests and answers of the Open Inference Protocol, their tensors in JSON or in bytes behind it.
 
 Source: kserve/open-inference-protocol, specification/protocol/inference_rest.md
 """
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from agent.serving import binary_tensors
 from agent.serving.requests import InferRequest, NamedTensor
 from shared.decoding import MALFORMED
 from shared.errors import InvalidInputError
@@ -40,52 +41,98 @@ _DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
 _TEXT = "BYTES"
 
 
+class InputParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """Parameters of an input that have a meaning here."""
+
+    binary_data_size: int | None = None
+    """The tensor's bytes follow the JSON, and are so many."""
+
+
+class OutputParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """Parameters of a wanted output that have a meaning here."""
+
+    binary_data: bool | None = None
+
+
+class BodyParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """Parameters of a whole request that have a meaning here."""
+
+    binary_data_output: bool = False
+    """All outputs as bytes, but for those that say otherwise."""
+
+
 class JsonTensor(msgspec.Struct, kw_only=True):
-    """One tensor of a request; `data` flat or nested."""
+    """One tensor of a request; `data` flat or nested, and absent where bytes follow the JSON."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
-    data: msgspec.Raw
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    parameters: InputParameters = InputParameters()
 
 
 class WantedOutput(msgspec.Struct, kw_only=True):
     """An output that the caller asks for by name."""
 
     name: str
+    parameters: OutputParameters = OutputParameters()
 
 
 class InferBody(msgspec.Struct, kw_only=True):
-    """The body of an inference request. Parameters are accepted and have no meaning here."""
+    """The body of an inference request. Parameters that are not named here are accepted and mean nothing."""
 
     inputs: tuple[JsonTensor, ...]
     id: str = ""
     outputs: tuple[WantedOutput, ...] = ()
+    parameters: BodyParameters = BodyParameters()
 
 
 _decoder = msgspec.json.Decoder(InferBody)
 
 
-def read_body(body: bytes) -> tuple[InferBody, InferRequest]:
-    """Parse a request. Raises InvalidInputError, naming the field."""
+def read_body(body: bytes, header_length: str | None = None) -> tuple[InferBody, InferRequest]:
+    """Parse a request; `header_length` is the header that says how much of it is JSON.
+
+    Raises:
+        InvalidInputError: names the field.
+    """
+    text, rest = binary_tensors.split_body(body, header_length)
     try:
-        parsed = _decoder.decode(body)
+        parsed = _decoder.decode(text)
     except MALFORMED as exc:
         raise InvalidInputError(field="body", problem=str(exc), remedy="send an inference request as JSON") from exc
     if not parsed.inputs:
         raise InvalidInputError(field="inputs", problem="there is none")
-    return parsed, InferRequest(inputs=tuple(_read(tensor, n) for n, tensor in enumerate(parsed.inputs)))
+    inputs = []
+    for number, tensor in enumerate(parsed.inputs):
+        named, rest = _read(tensor, f"inputs[{number}]", rest)
+        inputs.append(named)
+    if rest:
+        raise InvalidInputError(field="body", problem=f"{len(rest)} bytes belong to no input")
+    return parsed, InferRequest(inputs=tuple(inputs))
 
 
-def write_outputs(outputs: tuple[NamedTensor, ...], wanted: tuple[WantedOutput, ...]) -> list[dict[str, object]]:
-    """Return the outputs as JSON values, those asked for. Raises InvalidInputError for a name that is none."""
+def write_outputs(outputs: tuple[NamedTensor, ...], body: InferBody) -> tuple[list[dict[str, object]], list[bytes]]:
+    """Return the outputs that were asked for as JSON values, and the bytes of those asked for as bytes.
+
+    Raises:
+        InvalidInputError: a name that is none.
+    """
     by_name = {output.name: output.array for output in outputs}
-    for each in wanted:
+    for each in body.outputs:
         if each.name not in by_name:
             known = "there are: " + ", ".join(by_name)
             raise InvalidInputError(field="outputs", problem=f"no output {each.name!r}", remedy=known)
-    names = [each.name for each in wanted] or list(by_name)
-    return [_write(name, by_name[name]) for name in names]
+    described, blobs = [], []
+    for each in body.outputs or tuple(WantedOutput(name=name) for name in by_name):
+        array, binary = by_name[each.name], each.parameters.binary_data
+        if body.parameters.binary_data_output if binary is None else binary:
+            blobs.append(binary_tensors.write(array))
+            parameters = {"binary_data_size": len(blobs[-1])}
+            described.append({**_described(each.name, array), "parameters": parameters})
+        else:
+            described.append({**_described(each.name, array), "data": _values(array)})
+    return described, blobs
 
 
 def describe(spec: TensorSpec) -> dict[str, object]:
@@ -98,23 +145,35 @@ def datatype(dtype: str) -> str:
     return _DATATYPES.get(dtype, _TEXT)
 
 
-def _read(tensor: JsonTensor, number: int) -> NamedTensor:
-    field = f"inputs[{number}]"
+def _read(tensor: JsonTensor, field: str, rest: memoryview) -> tuple[NamedTensor, memoryview]:
+    """Return the tensor and what follows its bytes, where it has some."""
     dtype = _DTYPES.get(tensor.datatype)
     if dtype is None:
         known = ", ".join(_DTYPES)
         raise InvalidInputError(field=f"{field}.datatype", problem=f"{tensor.datatype!r} is not known", remedy=known)
+    size_bytes = tensor.parameters.binary_data_size
+    if size_bytes is not None:
+        raw, rest = binary_tensors.take(rest, size_bytes, field)
+        array = binary_tensors.read_numbers(raw, np.dtype(dtype), tensor.shape, field)
+    elif isinstance(tensor.data, msgspec.UnsetType):
+        raise InvalidInputError(field=f"{field}.data", problem="is missing")
+    else:
+        array = _from_json(tensor.data, np.dtype(dtype), tensor, field)
+    return NamedTensor(name=tensor.name, array=array), rest
+
+
+def _from_json(data: msgspec.Raw, dtype: np.dtype[Any], tensor: JsonTensor, field: str) -> Tensor:
     try:
-        array = np.array(msgspec.json.decode(tensor.data))
+        array = np.array(msgspec.json.decode(data))
     except (ValueError, RecursionError) as exc:
         raise InvalidInputError(field=f"{field}.data", problem=f"not a regular array: {exc}") from exc
     size = math.prod(tensor.shape)
     if min(tensor.shape, default=0) < 0 or array.size != size:
         problem = f"shape {list(tensor.shape)} has {size} elements, data has {array.size}"
         raise InvalidInputError(field=field, problem=problem)
-    if not _holds(array, np.dtype(dtype)):
+    if not _holds(array, dtype):
         raise InvalidInputError(field=f"{field}.data", problem=f"holds values that are not {tensor.datatype}")
-    return NamedTensor(name=tensor.name, array=array.astype(dtype, copy=False).reshape(tensor.shape))
+    return array.astype(dtype, copy=False).reshape(tensor.shape)
 
 
 def _holds(array: Tensor, dtype: np.dtype[Any]) -> bool:
@@ -131,13 +190,11 @@ def _holds(array: Tensor, dtype: np.dtype[Any]) -> bool:
     return array.dtype.kind in "iu" and int(array.min()) >= limits.min and int(array.max()) <= limits.max
 
 
-def _write(name: str, array: Tensor) -> dict[str, object]:
+def _described(name: str, array: Tensor) -> dict[str, object]:
+    return {"name": name, "datatype": datatype(array.dtype.name), "shape": list(array.shape)}
+
+
+def _values(array: Tensor) -> list[object]:
+    # msgspec writes NaN, which JSON has not, as null.
     flat = array.ravel().tolist()
-    data = [each.decode(errors="replace") if isinstance(each, bytes) else each for each in flat]
-    return {
-        "name": name,
-        "datatype": datatype(array.dtype.name),
-        "shape": list(array.shape),
-        # msgspec writes NaN, which JSON has not, as null.
-        "data": data if array.dtype.kind in "OS" else flat,
-    }
+    return [each.decode(errors="replace") if isinstance(each, bytes) else each for each in flat]

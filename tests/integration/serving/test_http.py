@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import numpy as np
 import pytest
 from aiohttp import web
 from PIL import Image
@@ -47,8 +48,15 @@ class Served:
         self, path: str, data: bytes | io.BytesIO, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, Any], dict[str, str]]:
         """Send a body; returns status, JSON and headers."""
+        status, body, got = await self.post_raw(path, data, headers)
+        return status, json.loads(body), got
+
+    async def post_raw(
+        self, path: str, data: bytes | io.BytesIO, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes, dict[str, str]]:
+        """Send a body; returns status, bytes and headers."""
         async with self._session.post(f"{self._url}{path}", data=data, headers=headers) as reply:
-            return reply.status, json.loads(await reply.read()), dict(reply.headers)
+            return reply.status, await reply.read(), dict(reply.headers)
 
 
 @pytest.fixture
@@ -158,12 +166,21 @@ async def test_refusals_are_problems_that_say_why(
     assert ("Retry-After" in headers) == (got == 503)
 
 
-async def test_binary_tensors_are_refused_in_words(served: Served, stable: SlotSpec) -> None:
+async def test_binary_tensors_are_answered_as_json_tensors_are(served: Served, stable: SlotSpec) -> None:
     await served.engine.apply(plan_of(stable))
-    headers = {"Inference-Header-Content-Length": "10"}
-    status, body, _ = await served.post(f"/v2/models/{MODEL}/infer", infer_body(one_hot(1)), headers)
-    assert status == 400
-    assert "send JSON" in body["detail"]
+    _, wanted, _ = await served.post(f"/v2/models/{MODEL}/infer", infer_body(one_hot(1)))
+    array = np.array(one_hot(1), np.float32)
+    tensor = {"name": "x", "datatype": "FP32", "shape": list(array.shape)}
+    described = {**tensor, "parameters": {"binary_data_size": array.nbytes}}
+    text = json.dumps({"inputs": [described], "parameters": {"binary_data_output": True}}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(text))}
+    _, data, got_headers = await served.post_raw(f"/v2/models/{MODEL}/infer", text + array.tobytes(), headers)
+    length = int(got_headers["Inference-Header-Content-Length"])
+    answer = json.loads(data[:length])
+    got = np.frombuffer(data[length:], np.float32).reshape(answer["outputs"][0]["shape"])
+    expected = wanted["outputs"][0]
+    np.testing.assert_allclose(got.ravel(), expected["data"], rtol=1e-6)
+    assert answer["outputs"][0]["shape"] == expected["shape"]
 
 
 async def test_body_over_the_limit_is_refused(served: Served, stable: SlotSpec) -> None:

@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from agent.serving.requests import NamedTensor
-from agent.serving.tensors import WantedOutput, datatype, read_body, write_outputs
+from agent.serving.tensors import InferBody, WantedOutput, datatype, read_body, write_outputs
 from shared.errors import InvalidInputError
 
 DTYPES = ["bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32", "float64"]
+
+
+def asking(*names: str) -> InferBody:
+    return InferBody(inputs=(), outputs=tuple(WantedOutput(name=name) for name in names))
 
 
 def body(**changes: object) -> bytes:
@@ -24,7 +28,7 @@ def body(**changes: object) -> bytes:
 @given(st.sampled_from(DTYPES).flatmap(lambda d: hnp.arrays(d, hnp.array_shapes(max_dims=3, max_side=4))))
 def test_tensors_survive_json_in_both_directions(array: np.ndarray[Any, Any]) -> None:
     finite = np.nan_to_num(array) if array.dtype.kind == "f" else array
-    written = write_outputs((NamedTensor(name="x", array=finite),), ())
+    written = write_outputs((NamedTensor(name="x", array=finite),), asking())[0]
     _, request = read_body(json.dumps({"inputs": written}).encode())
     assert request.inputs[0].array.dtype == finite.dtype
     np.testing.assert_array_equal(request.inputs[0].array, finite)
@@ -92,19 +96,19 @@ def test_deeply_nested_data_is_refused_as_an_attack_would_send_it(depth: int) ->
 def test_nan_leaves_as_null_where_a_model_gives_it() -> None:
     import msgspec
 
-    written = write_outputs((NamedTensor(name="y", array=np.array([np.nan], np.float32)),), ())
+    written = write_outputs((NamedTensor(name="y", array=np.array([np.nan], np.float32)),), asking())[0]
     assert json.loads(msgspec.json.encode(written))[0]["data"] == [None]
 
 
 def test_only_wanted_outputs_are_written_in_the_order_asked_for() -> None:
     outputs = tuple(NamedTensor(name=name, array=np.zeros(1)) for name in "abc")
-    written = write_outputs(outputs, (WantedOutput(name="c"), WantedOutput(name="a")))
+    written = write_outputs(outputs, asking("c", "a"))[0]
     assert [each["name"] for each in written] == ["c", "a"]
     with pytest.raises(InvalidInputError, match="there are: a, b, c"):
-        write_outputs(outputs, (WantedOutput(name="d"),))
+        write_outputs(outputs, asking("d"))
 
 
 def test_text_outputs_are_bytes_of_the_protocol() -> None:
-    written = write_outputs((NamedTensor(name="labels", array=np.array(["cat", b"dog"], object)),), ())
+    written = write_outputs((NamedTensor(name="labels", array=np.array(["cat", b"dog"], object)),), asking())[0]
     assert (written[0]["datatype"], written[0]["data"]) == ("BYTES", ["cat", "dog"])
     assert datatype("float16") == "FP16"
