@@ -81,13 +81,20 @@ class _Opened:
     def __init__(self, request: FrontendRequest, source: Source, model: LiteRtInterpreter) -> None:
         self.request, self.source, self.model = request, source, model
 
-    def answers(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the source's and the float model's answers."""
+    def answers(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return the source's answers."""
         from converters.agreement import in_pieces
+
+        return in_pieces(self.source.answer, inputs)
+
+    def difference(self, inputs: Sequence[Tensor], answers: Sequence[Tensor]) -> float:
+        """Return how far the float model is from the source's `answers`. Raises ConversionFailedError: too far."""
+        from converters import agreement
 
         # As it will serve: item by item where its batch is 1.
         size = {} if self.request.batch is None else {"size": self.request.batch}
-        return in_pieces(self.source.answer, inputs), in_pieces(self.model.run, inputs, **size)
+        made = agreement.in_pieces(self.model.run, inputs, **size)
+        return agreement.check(answers, made, lambda: self.answers(agreement.nudged(inputs)))
 
 
 def _turn(text: bytes, opened: _Opened | None, say: Callable[[FrontendLine], None]) -> _Opened:
@@ -149,9 +156,9 @@ def _checked(request: FrontendRequest, source: Source, content: bytes) -> tuple[
     _check_batch(request, model)
     opened = _Opened(request, source, model)
     for inputs in agreement.probes(model.inputs):
-        answers, made = opened.answers(inputs)
+        answers = opened.answers(inputs)
         if agreement.all_finite(answers):
-            return opened, counts, agreement.check(answers, made)
+            return opened, counts, opened.difference(inputs, answers)
     raise InvalidInputError(
         field="source",
         problem="the model itself answers NaN or infinity to every input that was tried",
@@ -179,10 +186,10 @@ def _answer(request: AnswerRequest, opened: _Opened) -> Answers:
 
     with np.load(request.inputs_path, allow_pickle=False) as stored:
         inputs = [stored[f"input_{index}"] for index in range(len(stored.files))]
-    answers, made = opened.answers(inputs)
+    answers = opened.answers(inputs)
     if not agreement.all_finite(answers):
         raise InvalidInputError(field="source", problem="the model itself answers NaN or infinity to the data")
-    difference = agreement.check(answers, made)
+    difference = opened.difference(inputs, answers)
     named: dict[str, Any] = {f"output_{index}": array for index, array in enumerate(answers)}
     np.savez(request.answers_path, **named)
     return Answers(answers_path=request.answers_path, max_abs_diff=difference)
