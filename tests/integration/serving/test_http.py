@@ -100,7 +100,7 @@ def picture(position: int, kind: str = "PNG") -> bytes:
 
 async def test_server_tells_who_it_is(served: Served) -> None:
     status, body = await served.get("/v2")
-    assert (status, body["name"], body["extensions"]) == (200, "litefleet", [])
+    assert (status, body["name"], body["extensions"]) == (200, "litefleet", ["binary_tensor_data"])
 
 
 async def test_server_is_live_before_it_is_ready(served: Served, stable: SlotSpec) -> None:
@@ -169,7 +169,7 @@ async def test_refusals_are_problems_that_say_why(
 async def test_binary_tensors_are_answered_as_json_tensors_are(served: Served, stable: SlotSpec) -> None:
     await served.engine.apply(plan_of(stable))
     _, wanted, _ = await served.post(f"/v2/models/{MODEL}/infer", infer_body(one_hot(1)))
-    array = np.array(one_hot(1), np.float32)
+    array = np.array([one_hot(1)], np.float32)
     tensor = {"name": "x", "datatype": "FP32", "shape": list(array.shape)}
     described = {**tensor, "parameters": {"binary_data_size": array.nbytes}}
     text = json.dumps({"inputs": [described], "parameters": {"binary_data_output": True}}).encode()
