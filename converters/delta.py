@@ -12,26 +12,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
+import numpy as np
 import zstandard
 
+from converters.alignment import align
 from shared.delta import MAX_SHARE, DeltaEncoding, DeltaOutcome
 from shared.errors import DeltaError
 from shared.ids import Sha256
 from shared.runtime.delta import (
+    LITERAL,
     MAX_DICTIONARY_BYTES,
+    MAX_RUN_BYTES,
     MAX_SEGMENT_BYTES,
     PIECE_BYTES,
+    RUN,
     SEGMENT,
     WINDOW_LOG,
     DeltaHeader,
     read_header,
     rebuild,
-    subtract,
     write_header,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from converters.alignment import Bytes
 
 _LEVEL = 19
 """The highest that needs no larger window; making is done once, and the fleet pays for every byte."""
@@ -57,17 +63,13 @@ def make(old: Path, new: Path, into: Path) -> DeltaOutcome:
         DeltaError: it does not make the new file again, so that nothing was written.
         OSError: a file cannot be read or written.
     """
-    sizes = old.stat().st_size, new.stat().st_size
-    encodings = [DeltaEncoding.PATCH]
-    if sizes[0] == sizes[1]:
-        encodings.append(DeltaEncoding.SUBTRACT)
-    drafts = {encoding: into.with_name(f"{into.name}.{encoding}") for encoding in encodings}
+    drafts = {encoding: into.with_name(f"{into.name}.{encoding}") for encoding in DeltaEncoding}
     try:
         for encoding, draft in drafts.items():
             _write(encoding, old, new, draft)
-        best = min(encodings, key=lambda encoding: drafts[encoding].stat().st_size)
+        best = min(drafts, key=lambda encoding: drafts[encoding].stat().st_size)
         length_bytes = drafts[best].stat().st_size
-        if length_bytes > MAX_SHARE * sizes[1]:
+        if length_bytes > MAX_SHARE * new.stat().st_size:
             return DeltaOutcome(length_bytes=length_bytes)
         _prove(drafts[best], old)
         drafts[best].replace(into)
@@ -85,19 +87,34 @@ def _write(encoding: DeltaEncoding, old: Path, new: Path, into: Path) -> None:
         old_sha256=_sha256(old),
         new_sha256=_sha256(new),
     )
-    body = _difference if encoding is DeltaEncoding.SUBTRACT else _patches
+    body = _differences if encoding is DeltaEncoding.SUBTRACT else _patches
     with old.open("rb") as before, new.open("rb") as after, into.open("wb") as delta:
         delta.write(write_header(header))
         for piece in body(before, after):
             delta.write(piece)
 
 
-def _difference(old: BinaryIO, new: BinaryIO) -> Iterator[bytes]:
-    size = _size(new)
-    frame = zstandard.ZstdCompressor(compression_params=_parameters(_LEVEL, size)).compressobj(size)
-    while piece := new.read(PIECE_BYTES):
-        yield frame.compress(subtract(piece, old.read(len(piece))))
+def _differences(old: BinaryIO, new: BinaryIO) -> Iterator[bytes]:
+    before, after = _array(old), _array(new)
+    frame = zstandard.ZstdCompressor(compression_params=_parameters(_LEVEL, len(after))).compressobj()
+    begin = 0
+    for run in align(before, after):
+        for start in range(begin, begin + run.length, MAX_RUN_BYTES):
+            length = min(MAX_RUN_BYTES, begin + run.length - start)
+            place = LITERAL if run.old_start is None else run.old_start + start - begin
+            yield frame.compress(RUN.pack(place, length))
+            for offset in range(start, start + length, PIECE_BYTES):
+                piece = after[offset : min(offset + PIECE_BYTES, start + length)]
+                if run.old_start is not None:
+                    piece = piece - before[run.old_start + offset - begin :][: len(piece)]
+                yield frame.compress(piece.tobytes())
+        begin += run.length
     yield frame.flush()
+
+
+def _array(file: BinaryIO) -> Bytes:
+    # An empty file cannot be mapped.
+    return np.memmap(file, dtype=np.uint8, mode="r") if _size(file) else np.zeros(0, dtype=np.uint8)
 
 
 def _patches(old: BinaryIO, new: BinaryIO) -> Iterator[bytes]:
@@ -141,7 +158,7 @@ def _parameters(level: int, reach: int) -> zstandard.ZstdCompressionParameters:
     """Return parameters whose window reaches over `reach` bytes, as far as a device allows."""
     window_log = min(max(reach.bit_length(), 10), WINDOW_LOG)
     return zstandard.ZstdCompressionParameters.from_level(
-        level, window_log=window_log, enable_ldm=level == _LEVEL, write_content_size=True, write_dict_id=False
+        level, source_size=reach, window_log=window_log, enable_ldm=level == _LEVEL, write_dict_id=False
     )
 
 

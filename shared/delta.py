@@ -22,9 +22,9 @@ class DeltaEncoding(StrEnum):
     """How the difference is told; both are compressed with zstd."""
 
     SUBTRACT = "subtract"
-    """Byte by byte, for two files of one length: a network that was trained further moves most weights by a little."""
+    """Byte by byte against the counterpart in the old file: training further moves most weights by a little."""
     PATCH = "patch"
-    """Piece by piece, each with a region of the old file as its dictionary: for everything else."""
+    """Piece by piece, each with a region of the old file as its dictionary: for what moved about, and stayed equal."""
 
 
 class DeltaOutcome(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,8 @@
 """The delta format, and putting a file together from an older one and a delta: streamed, bounded, trusting nothing.
 
     header     96 bytes: magic, format version, encoding, length and sha256 of the old and of the new file
-    subtract   one zstd frame: (new - old) mod 256, byte by byte
+    subtract   one zstd frame: runs, each 12 bytes (where in the old file its counterpart begins, or that there is none;
+               how many bytes it makes) and as many differences, (new - old) mod 256
     patch      segments, each 20 bytes (where in the old file its dictionary lies and how long it is; how many bytes it
                makes; how many follow) and one zstd frame that was compressed with that dictionary
 
@@ -37,6 +38,10 @@ MAX_SEGMENT_BYTES = 4 * 1024 * 1024
 """Made by one segment. Smaller than the window, or the far end of the dictionary would slide out of reach."""
 HEADER = struct.Struct("<8sBB6xQQ32s32s")
 SEGMENT = struct.Struct("<QIII")
+RUN = struct.Struct("<QI")
+LITERAL = 2**64 - 1
+"""In place of where a run's counterpart begins: it has none, and its bytes stand for themselves."""
+MAX_RUN_BYTES = 2**32 - 1
 ENCODINGS = {1: DeltaEncoding.SUBTRACT, 2: DeltaEncoding.PATCH}
 """By the number that stands in the header; numbers are never reused."""
 
@@ -66,8 +71,6 @@ def read_header(delta: BinaryIO) -> DeltaHeader:
     encoding = ENCODINGS.get(number)
     if version != FORMAT_VERSION or encoding is None:
         raise DeltaError(f"its format {version}, encoding {number}, is newer than this program")
-    if encoding is DeltaEncoding.SUBTRACT and old_bytes != new_bytes:
-        raise DeltaError(f"it subtracts {old_bytes} bytes from {new_bytes}")
     return DeltaHeader(
         encoding=encoding,
         old_bytes=old_bytes,
@@ -95,7 +98,7 @@ def rebuild(header: DeltaHeader, delta: BinaryIO, old: BinaryIO) -> Iterator[byt
     """
     try:
         if header.encoding is DeltaEncoding.SUBTRACT:
-            yield from _added(delta, old, header.new_bytes)
+            yield from _added(delta, old, header)
         else:
             yield from _patched(delta, old, header)
     except zstandard.ZstdError as exc:
@@ -105,8 +108,8 @@ def rebuild(header: DeltaHeader, delta: BinaryIO, old: BinaryIO) -> Iterator[byt
 def add(old: bytes, difference: bytes) -> bytes:
     """Return the sums mod 256 of two pieces of one length, at most PIECE_BYTES, byte by byte.
 
-    Whole pieces as one number each, for a device has no numpy in the process that does this: the low seven bits of all
-    bytes are added at once, which carries into no neighbour, and the high bits are added without carry.
+    Whole pieces as one number each, so that a device needs no numpy for it: the low seven bits of all bytes are added
+    at once, which carries into no neighbour, and the high bits without carry.
     """
     size = len(old)
     high, low = _masks(size)
@@ -114,27 +117,27 @@ def add(old: bytes, difference: bytes) -> bytes:
     return (((a & low) + (b & low)) ^ ((a ^ b) & high)).to_bytes(size, "little")
 
 
-def subtract(new: bytes, old: bytes) -> bytes:
-    """Return the differences mod 256 of two pieces of one length: what `add` takes back."""
-    size = len(new)
-    high, low = _masks(size)
-    a, b = int.from_bytes(new, "little"), int.from_bytes(old, "little")
-    # The high bit lent to every byte keeps it from borrowing of its neighbour.
-    return (((a | high) - (b & low)) ^ ((a ^ b ^ high) & high)).to_bytes(size, "little")
-
-
 def _masks(size: int) -> tuple[int, int]:
     spare_bits = 8 * (PIECE_BYTES - size)
     return _HIGH_BITS >> spare_bits, _LOW_BITS >> spare_bits
 
 
-def _added(delta: BinaryIO, old: BinaryIO, new_bytes: int) -> Iterator[bytes]:
-    old.seek(0)
-    for difference in _decompressed(delta, new_bytes):
-        before = old.read(len(difference))
-        if len(before) != len(difference):
-            raise DeltaError("the old file is shorter than the delta says")
-        yield add(before, difference)
+def _added(delta: BinaryIO, old: BinaryIO, header: DeltaHeader) -> Iterator[bytes]:
+    frame = _Frame(delta)
+    missing = header.new_bytes
+    while missing:
+        start, length = RUN.unpack(frame.exactly(RUN.size))
+        if not 0 < length <= missing:
+            raise DeltaError(f"a run claims {length} bytes where {missing} are missing")
+        if start == LITERAL:
+            yield from frame.pieces(length)
+        elif start + length > header.old_bytes:
+            raise DeltaError(f"a run claims {length} bytes at {start} of {header.old_bytes}")
+        else:
+            old.seek(start)
+            for difference in frame.pieces(length):
+                yield add(_exactly(old, len(difference)), difference)
+        missing -= length
 
 
 def _patched(delta: BinaryIO, old: BinaryIO, header: DeltaHeader) -> Iterator[bytes]:
@@ -149,7 +152,7 @@ def _patched(delta: BinaryIO, old: BinaryIO, header: DeltaHeader) -> Iterator[by
         if length > MAX_DICTIONARY_BYTES or start + length > header.old_bytes:
             raise DeltaError(f"a segment claims a dictionary of {length} bytes at {start} of {header.old_bytes}")
         begin = delta.tell()
-        yield from _decompressed(delta, makes, dictionary=_region(old, start, length))
+        yield from _Frame(delta, _region(old, start, length)).pieces(makes)
         # zstd was handed whole pieces, which reach into the next segment.
         delta.seek(begin + follows)
         missing -= makes
@@ -159,24 +162,35 @@ def _region(old: BinaryIO, start: int, length: int) -> zstandard.ZstdCompression
     if length == 0:
         return None
     old.seek(start)
-    region = old.read(length)
-    if len(region) != length:
+    return zstandard.ZstdCompressionDict(_exactly(old, length), dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+
+
+def _exactly(old: BinaryIO, size: int) -> bytes:
+    read = old.read(size)
+    if len(read) != size:
         raise DeltaError("the old file is shorter than the delta says")
-    return zstandard.ZstdCompressionDict(region, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    return read
 
 
-def _decompressed(
-    delta: BinaryIO, size: int, *, dictionary: zstandard.ZstdCompressionDict | None = None
-) -> Iterator[bytes]:
-    """Decompress one frame in pieces, up to `size` bytes, which it must make."""
-    # A frame that asks for a larger window is refused before any of it is allocated.
-    reader = zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=1 << WINDOW_LOG)
-    frame = reader.stream_reader(delta, read_size=PIECE_BYTES, closefd=False)
-    missing = size
-    while missing:
-        # Asked for by its size: some bytes of a bomb would else become gigabytes in one call.
-        piece = frame.read(min(missing, PIECE_BYTES))
-        if not piece:
-            raise DeltaError(f"its zstd data end {missing} bytes too early")
-        missing -= len(piece)
-        yield piece
+class _Frame:
+    """One zstd frame, read in pieces: nobody may ask it for all that it claims to hold."""
+
+    def __init__(self, delta: BinaryIO, dictionary: zstandard.ZstdCompressionDict | None = None) -> None:
+        # A frame that asks for a larger window is refused before any of it is allocated.
+        reader = zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=1 << WINDOW_LOG)
+        self._stream = reader.stream_reader(delta, read_size=PIECE_BYTES, closefd=False)
+
+    def pieces(self, size: int) -> Iterator[bytes]:
+        """Return the next `size` bytes, in pieces."""
+        missing = size
+        while missing:
+            # Asked for by its size: some bytes of a bomb would else become gigabytes in one call.
+            piece = self._stream.read(min(missing, PIECE_BYTES))
+            if not piece:
+                raise DeltaError(f"its zstd data end {missing} bytes too early")
+            missing -= len(piece)
+            yield piece
+
+    def exactly(self, size: int) -> bytes:
+        """Return the next `size` bytes, a few, at once."""
+        return b"".join(self.pieces(size))
