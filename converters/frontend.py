@@ -62,6 +62,10 @@ class FloatModel(msgspec.Struct, frozen=True, kw_only=True, tag="float_model"):
     """Training-only parts of the source that are not in the float model."""
     max_abs_diff: float = 0.0
     """Largest difference from the source's answers on the worker's own inputs."""
+    quantized: bool = False
+    """The source is a `.tflite` that is quantized already: passed through as it is, only to be gated."""
+    labels: tuple[str, ...] = ()
+    """What the columns of the first output stand for, where the source knows; scikit-learn's `classes_`."""
     worker: str
     """Framework and version: `tensorflow 2.21.0, keras 3.15.1`."""
     seconds: float

@@ -123,6 +123,9 @@ def _load(request: FrontendRequest, say: Callable[[FrontendLine], None]) -> _Ope
             operators_before=dict(sorted(source.operators.items())),
             operators_after=operators,
             removed=tuple(source.removed),
+            # Of few sources only, so that they are no part of what every source must say.
+            quantized=bool(getattr(source, "quantized", False)),
+            labels=tuple(getattr(source, "labels", ())),
             max_abs_diff=difference,
             worker=source.name,
             seconds=time.monotonic() - begin,
