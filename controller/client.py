@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
 
+from controller import dataset_folder
 from controller.views import (
     AssignmentView,
     ConversionView,
+    DatasetView,
     DecisionView,
     DeviceView,
     InviteView,
@@ -30,13 +33,15 @@ from controller.views import (
     UploadView,
     VersionView,
 )
-from shared.errors import PermanentError, UnreachableError
+from shared.errors import InvalidInputError, PermanentError, UnreachableError
 from shared.ids import Sha256
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
     from types import TracebackType
+
+    from shared.dataset import Shard
 
 T = TypeVar("T")
 
@@ -153,6 +158,35 @@ class Client:
                 state = msgspec.json.decode(raw, type=UploadView)
                 progress(state.offset_bytes, size)
         return digest
+
+    async def push_dataset(
+        self, folder: Path, progress: Callable[[Shard, int, int], None] = lambda _shard, _sent, _total: None
+    ) -> DatasetView:
+        """Bring a dataset to the controller; of its shards, those that it does not have yet.
+
+        `progress` is told (shard, bytes there, bytes in all).
+
+        Raises:
+            InvalidInputError: the folder is no dataset, or a shard is not what its document says.
+        """
+        spec = await asyncio.to_thread(dataset_folder.read, folder)
+        for shard in spec.shards:
+            sha256 = await self.upload(folder / shard.path, partial(progress, shard))
+            if sha256 != shard.sha256:
+                raise InvalidInputError(
+                    field=shard.path,
+                    problem="is not the file that dataset.json names",
+                    remedy=f"write the document anew: litefleet dataset describe {folder}",
+                )
+        return await self.post("/datasets", {"document": msgspec.to_builtins(spec)}, DatasetView)
+
+    async def datasets(self) -> list[DatasetView]:
+        """List the datasets."""
+        return await self.listed("/datasets", DatasetView)
+
+    async def cancel_conversion(self, conversion_id: str) -> ConversionView:
+        """End a conversion."""
+        return await self.post(f"/conversions/{_part(conversion_id)}/cancel", None, ConversionView)
 
     async def models(self) -> list[ModelView]:
         """List the models."""

@@ -97,8 +97,8 @@ class ControllerConfig(BaseSettings):
     convert_command: tuple[str, ...] = (sys.executable, "-m", "converters")
     """The conversion program; another environment's Python where the training framework lives elsewhere."""
 
-    convert_parallel: Annotated[int, Field(ge=1, le=64)] = os.cpu_count() or 1
-    """Conversions at once; more than there are cores only makes each slower."""
+    convert_parallel: Annotated[int, Field(ge=1, le=64)] = max(1, (os.cpu_count() or 1) // 2)
+    """Conversions at once; with their threads, more than there are cores only makes each slower."""
 
     convert_threads: Annotated[int, Field(ge=1, le=64)] = 2
     """Threads of one conversion."""
@@ -117,6 +117,12 @@ class ControllerConfig(BaseSettings):
 
     delta_command: tuple[str, ...] = (sys.executable, "-m", "converters.delta")
     """The program that makes deltas between artifacts; empty: devices fetch every artifact whole."""
+
+    convert_cache_bytes: Annotated[int, Field(ge=0)] = 4 * _GIB
+    """What conversions may keep to go on with, or to do again in no time; 0 keeps nothing."""
+
+    workers_dir: Path | None = None
+    """Where the front ends are installed; none: where `litefleet converters install` puts them for this user."""
 
     max_upload_bytes: Bytes = 4 * _GIB
     """Largest uploaded file."""

@@ -1,235 +1,187 @@
-"""Runs the converters as a program of its own, within limits: a model may be hostile, huge, or crash its framework.
-
-One child in a session of its own, JSON in, JSON lines out, its chatter in a file. Whatever it does, the answer is a
-`ConversionResult`; only a full disk is an error, for that is not the model's fault.
-"""
+"""Runs conversions for the registry: files out of the blobs into a scratch folder, artifacts and card back again."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import structlog
 
-from controller import limited
+from controller import conversion_process
 from controller.blobs import FULL
-from controller.limited import ProcessLimits
-from shared.conversion import (
-    ConversionLine,
-    ConversionProgress,
-    ConversionRequest,
-    ConversionResult,
-    ConvertedArtifact,
-    FailureKind,
-    SourceFormat,
-)
-from shared.errors import NotFoundError, StorageFullError
+from controller.conversion_cache import prune
+from controller.conversion_process import crashed
+from controller.registry.core.types import Card
+from controller.source_files import scratch_name
+from shared import dataset
+from shared.conversion import ConversionProgress, ConversionRequest, ConversionResult, ConvertedArtifact, FailureKind
+from shared.dataset import DATASET_FILE, DatasetSpec, Split
+from shared.errors import InvalidInputError, NotFoundError, StorageFullError
 
 if TYPE_CHECKING:
-    from asyncio.subprocess import Process
     from collections.abc import Awaitable, Callable
 
     from controller.blobs import Blobs
-    from controller.registry.core.types import Conversion
-    from shared.ids import Sha256
+    from controller.conversion_process import ConvertLimits
+    from controller.registry.core.types import Conversion, ModelVersion
+    from shared.clock import Clock
 
 log = structlog.get_logger(__name__)
 
-# Four artifacts, each with golden inputs and outputs as large as a manifest may be.
-_MAX_LINE_BYTES = 64 * 1024 * 1024
-_MAX_LINES = 10_000
-_SUFFIX = {SourceFormat.KERAS: ".keras"}
-_OUT_OF_MEMORY_WORDS = ("MemoryError", "bad_alloc", "Cannot allocate memory", "out of memory")
 _MIN_FREE_BYTES = 64 * 1024 * 1024
+# Plots of a few hundred layers, drawn as pictures within the page.
+_MAX_CARD_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConvertLimits:
-    """What one conversion may use."""
+class ConvertFolders:
+    """Where conversions work."""
 
-    wall_s: float
-    cpu_s: int
-    address_space_bytes: int
-    file_bytes: int
-    threads: int
+    scratch: Path
+    """One folder for each that runs, and nothing after."""
+    cache: Path
+    cache_bytes: int
+    """What the cache is cut to after every conversion."""
+    environments: Path
+    """Where front ends are installed."""
 
 
 class Converter:
-    """Runs conversions; `scratch` holds one folder for each that runs, and nothing after."""
+    """Runs conversions, each in a process of its own."""
 
-    def __init__(self, *, command: tuple[str, ...], blobs: Blobs, scratch: Path, limits: ConvertLimits) -> None:
+    def __init__(
+        self, *, command: tuple[str, ...], blobs: Blobs, folders: ConvertFolders, limits: ConvertLimits, clock: Clock
+    ) -> None:
         self._command = command
         self._blobs = blobs
-        self._scratch = scratch
+        self._folders = folders
         self._limits = limits
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
+        self._clock = clock
+        shutil.rmtree(folders.scratch, ignore_errors=True)
+        folders.scratch.mkdir(parents=True)
+        folders.cache.mkdir(parents=True, exist_ok=True)
 
     async def convert(
         self,
         conversion: Conversion,
-        source: Sha256,
+        version: ModelVersion,
         progress: Callable[[ConversionProgress], Awaitable[None]],
-    ) -> ConversionResult:
-        """Return the outcome; passing artifacts are then among the blobs.
+    ) -> tuple[ConversionResult, Card | None]:
+        """Return the outcome and the model card; passing artifacts and the card are then among the blobs.
 
         Raises:
             StorageFullError: no room to work in, or for the artifacts.
         """
-        if shutil.disk_usage(self._scratch).free < _MIN_FREE_BYTES:
+        if shutil.disk_usage(self._folders.scratch).free < _MIN_FREE_BYTES:
             raise StorageFullError("the disk has no room for a conversion", retry_after_s=30.0)
-        folder = self._scratch / conversion.conversion_id
+        folder = self._folders.scratch / conversion.conversion_id
         shutil.rmtree(folder, ignore_errors=True)
         try:
-            for name in ("out", "tmp"):
-                (folder / name).mkdir(parents=True)
-            request = self._request(conversion, source, folder)
-            result = await self._run(request, folder, progress)
+            (folder / "out").mkdir(parents=True)
+            request = await self._request(conversion, version, folder)
+            result = await conversion_process.run(
+                self._command, request, folder=folder, limits=self._limits, progress=progress
+            )
             return await self._keep(result, folder / "out")
         except NotFoundError as exc:
-            return ConversionResult(failure=FailureKind.BAD_INPUT, message=f"a file of it is gone: {exc}")
+            return ConversionResult(failure=FailureKind.BAD_INPUT, message=f"a file of it is gone: {exc}"), None
+        except InvalidInputError as exc:
+            return ConversionResult(failure=FailureKind.BAD_INPUT, message=str(exc)), None
         except OSError as exc:
             if exc.errno in FULL:
                 raise StorageFullError("the disk has no room for a conversion", retry_after_s=30.0) from exc
-            return _crashed(f"the scratch folder cannot be used: {exc}")
+            return crashed(f"the scratch folder cannot be used: {exc}"), None
         finally:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            await asyncio.to_thread(self._clear, folder)
 
-    def _request(self, conversion: Conversion, source: Sha256, folder: Path) -> ConversionRequest:
+    def _clear(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        prune(self._folders.cache, max_bytes=self._folders.cache_bytes, now_s=self._clock.now().timestamp())
+
+    async def _request(self, conversion: Conversion, version: ModelVersion, folder: Path) -> ConversionRequest:
         order = conversion.order
-        # Frameworks look at a file's suffix; a blob has none.
-        named = {
-            "source" + _SUFFIX[SourceFormat.KERAS]: source,
-            "calibration.npz": order.calibration_sha256,
-            "evaluation.npz": order.evaluation_sha256,
-        }
-        for name, sha256 in named.items():
-            (folder / name).symlink_to(self._blobs.path(sha256).resolve())
-        source_name, calibration, evaluation = named
+        content = self._blobs.path(version.sha256).resolve()
+        source = folder / scratch_name(version.source_format, content)
+        source.symlink_to(content)
+        document = await self._blobs.read(order.dataset_sha256)
+        spec = self._lay_out(document, folder / "dataset")
         return ConversionRequest(
             conversion_id=conversion.conversion_id,
-            source_path=str(folder / source_name),
-            source_format=SourceFormat.KERAS,
+            source_path=str(source),
+            source_format=version.source_format,
             scratch_path=str(folder / "out"),
-            calibration_path=str(folder / calibration),
-            evaluation_path=str(folder / evaluation),
+            calibration_path=first_shard(spec, Split.CALIBRATION, folder / "dataset"),
+            evaluation_path=first_shard(spec, Split.GATE, folder / "dataset"),
+            max_accuracy_drop=order.budget.max_drop,
+            dataset_path=str(folder / "dataset"),
             pipeline=order.pipeline,
             schemes=order.schemes,
             profiles=order.profiles,
-            max_accuracy_drop=order.max_accuracy_drop,
+            budget=order.budget,
+            objective=order.objective,
+            runtimes=order.runtimes,
+            batch=order.batch,
+            image_input=order.image_input,
             threads=self._limits.threads,
+            cache_path=str(self._folders.cache.resolve()),
+            environments_path=str(self._folders.environments),
         )
 
-    async def _run(
-        self,
-        request: ConversionRequest,
-        folder: Path,
-        progress: Callable[[ConversionProgress], Awaitable[None]],
-    ) -> ConversionResult:
-        chatter = folder / "stderr.log"
-        try:
-            with chatter.open("wb") as stderr:
-                process = await self._start(stderr.fileno(), folder)
-        except OSError as exc:
-            return _crashed(f"the conversion program did not start: {exc}")
-        try:
-            async with asyncio.timeout(self._limits.wall_s):
-                result = await _converse(process, request, progress)
-                code = await process.wait()
-        except TimeoutError:
-            return ConversionResult(
-                failure=FailureKind.TIMED_OUT, message=f"not finished after {self._limits.wall_s:g} s"
-            )
-        except (msgspec.DecodeError, ValueError) as exc:
-            return _crashed(f"the conversion program does not speak its protocol: {exc}")
-        finally:
-            await limited.end(process)
-        # A program that crashes after its result may have crashed while writing the artifacts.
-        if result is not None and code == 0:
-            return result
-        return _autopsy(code, limited.tail(chatter))
+    def _lay_out(self, document: bytes, folder: Path) -> DatasetSpec:
+        """Make the folder that `dataset.json` describes, of links to blobs."""
+        spec = dataset.decode(document)
+        folder.mkdir()
+        (folder / DATASET_FILE).write_bytes(document)
+        for shard in spec.shards:
+            place = folder / shard.path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(self._blobs.path(shard.sha256).resolve())
+        return spec
 
-    async def _start(self, stderr: int, folder: Path) -> Process:
-        limits = ProcessLimits(
-            cpu_s=self._limits.cpu_s,
-            address_space_bytes=self._limits.address_space_bytes,
-            file_bytes=self._limits.file_bytes,
-        )
-        return await limited.start(self._command, limits, folder=folder, stderr=stderr, line_bytes=_MAX_LINE_BYTES)
-
-    async def _keep(self, result: ConversionResult, out: Path) -> ConversionResult:
-        """Take the passing artifacts among the blobs, and believe no path and no digest on the way."""
+    async def _keep(self, result: ConversionResult, out: Path) -> tuple[ConversionResult, Card | None]:
+        """Take the passing artifacts and the card among the blobs, and believe no path and no digest on the way."""
         for artifact in result.artifacts:
             if artifact.refused:
                 continue
             problem = await self._keep_one(artifact, out)
             if problem:
-                return _crashed(f"artifact {artifact.scheme}: {problem}")
-        return result
+                return crashed(f"artifact {artifact.scheme}: {problem}"), None
+        if not result.card_path:
+            return result, None
+        card = Path(result.card_path)
+        page = card.with_suffix(".html")
+        for path in (card, page):
+            problem = _not_a_file(path, out)
+            if problem or path.stat().st_size > _MAX_CARD_BYTES:
+                # The artifacts stand for themselves; what only describes them may be missing.
+                log.warning("card_not_kept", path=path.name, problem=problem or f"over {_MAX_CARD_BYTES} bytes")
+                return result, None
+        return result, Card(json_sha256=await self._blobs.put_file(card), page_sha256=await self._blobs.put_file(page))
 
     async def _keep_one(self, artifact: ConvertedArtifact, out: Path) -> str:
-        problem = _not_as_told(artifact, out)
+        path = Path(artifact.path)
+        problem = _not_a_file(path, out) or _not_as_long(path, artifact.length_bytes)
         if problem:
             return problem
         # Hashed while it is copied: the program cannot exchange the file between the check and the copy.
-        sha256 = await self._blobs.put_file(Path(artifact.path))
+        sha256 = await self._blobs.put_file(path)
         return "" if sha256 == artifact.sha256 else f"its sha256 is {sha256}, not {artifact.sha256}"
 
 
-def _not_as_told(artifact: ConvertedArtifact, out: Path) -> str:
-    path = Path(artifact.path)
+def _not_a_file(path: Path, out: Path) -> str:
     if path.is_symlink() or not path.is_file() or out.resolve() not in path.resolve().parents:
         return "its path is no file in the scratch folder"
+    return ""
+
+
+def _not_as_long(path: Path, length_bytes: int) -> str:
     size_bytes = path.stat().st_size
-    return "" if size_bytes == artifact.length_bytes else f"it has {size_bytes} bytes, not {artifact.length_bytes}"
+    return "" if size_bytes == length_bytes else f"it has {size_bytes} bytes, not {length_bytes}"
 
 
-async def _converse(
-    process: Process, request: ConversionRequest, progress: Callable[[ConversionProgress], Awaitable[None]]
-) -> ConversionResult | None:
-    """Send the request and read lines until the program closes its side; the result must be the last."""
-    if process.stdin is None or process.stdout is None:
-        return None
-    with contextlib.suppress(ConnectionError):
-        # A program that ends before it has read everything is judged by its exit code.
-        process.stdin.write(msgspec.json.encode(request))
-        await process.stdin.drain()
-    process.stdin.close()
-    result: ConversionResult | None = None
-    lines = 0
-    while line := await process.stdout.readline():
-        lines += 1
-        if result is not None or lines > _MAX_LINES:
-            raise ValueError("more lines than expected")
-        said = msgspec.json.decode(line, type=ConversionLine)
-        if isinstance(said, ConversionResult):
-            result = said
-        else:
-            await progress(said)
-    return result
-
-
-def _autopsy(code: int, tail: str) -> ConversionResult:
-    """Say why a program ended without a result: negative codes are signals."""
-    last = next((line for line in reversed(tail.splitlines()) if line.strip()), "")[:500]
-    if code == -signal.SIGXCPU:
-        return ConversionResult(failure=FailureKind.TIMED_OUT, message="its CPU time is used up")
-    if any(word in tail for word in _OUT_OF_MEMORY_WORDS):
-        return ConversionResult(failure=FailureKind.OUT_OF_MEMORY, message=last or "its memory is used up")
-    if code == -signal.SIGKILL:
-        # Nobody else here kills a conversion that is in time: the kernel does, when memory is short.
-        return ConversionResult(failure=FailureKind.OUT_OF_MEMORY, message="killed, most likely for want of memory")
-    if code == -signal.SIGXFSZ:
-        return _crashed("it wrote a file that is larger than allowed")
-    ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return _crashed(f"ended by {ended} without a result" + (f": {last}" if last else ""))
-
-
-def _crashed(message: str) -> ConversionResult:
-    return ConversionResult(failure=FailureKind.CRASHED, message=message)
+def first_shard(spec: DatasetSpec, split: Split, folder: Path) -> str:
+    """Return the first file of a split."""
+    return next((str(folder / shard.path) for shard in spec.shards if shard.split is split), "")

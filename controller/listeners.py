@@ -55,7 +55,12 @@ def api_application(ground: Ground, services: Services) -> web.Application:
 
 def api_table(ground: Ground, services: Services, status: StatusRoutes) -> tuple[Endpoint, ...]:
     """Return every operation of the API."""
-    registry = RegistryRoutes(registry=services.registry, conversions=services.conversions, releases=services.releases)
+    registry = RegistryRoutes(
+        registry=services.registry,
+        conversions=services.conversions,
+        releases=services.releases,
+        blobs=ground.blobs,
+    )
     return (
         *blob_endpoints(ground.blobs),
         *registry_endpoints(registry),

@@ -43,6 +43,18 @@ class VersionView(msgspec.Struct, frozen=True):
     created_at: datetime | None = None
 
 
+class DatasetView(msgspec.Struct, frozen=True):
+    """Data to calibrate, to search and to judge with."""
+
+    sha256: str
+    name: str
+    licence: str = ""
+    kind: str = ""
+    shards: int = 0
+    size_bytes: int = 0
+    created_at: datetime | None = None
+
+
 class AccuracyView(msgspec.Struct, frozen=True):
     """Shares (0..1) of right answers, and of equal ones."""
 
@@ -50,6 +62,43 @@ class AccuracyView(msgspec.Struct, frozen=True):
     source: float = 0.0
     artifact: float = 0.0
     agreement: float = 0.0
+    labelled: bool = True
+
+
+class DropView(msgspec.Struct, frozen=True):
+    """Accuracy lost against the source on the same samples; `bound` holds with 95 %."""
+
+    samples: int = 0
+    drop: float = 0.0
+    bound: float = 0.0
+    samples_needed: int = 0
+
+
+class RecipeView(msgspec.Struct, frozen=True):
+    """How an artifact was made."""
+
+    scheme: str
+    calibration: str | None = None
+    integer_io: bool = False
+    kept_float: list[str] = []
+    equalise: bool = False
+    correct_bias: bool = False
+    per_tensor: bool = False
+    image_input: bool = False
+
+
+class CandidateView(msgspec.Struct, frozen=True):
+    """One recipe that was tried: a row of the Pareto table."""
+
+    recipe: RecipeView
+    sha256: str
+    length_bytes: int
+    latency_ms: float
+    agreement: float
+    accuracy: float | None = None
+    snr_db: float | None = None
+    pareto: bool = False
+    outcome: str = ""
 
 
 class ArtifactView(msgspec.Struct, frozen=True):
@@ -59,7 +108,12 @@ class ArtifactView(msgspec.Struct, frozen=True):
     sha256: str
     length_bytes: int
     accuracy: AccuracyView = AccuracyView()
+    recipe: RecipeView | None = None
+    latency_ms: float = 0.0
+    drop: DropView | None = None
+    snr_db: float | None = None
     refused: str = ""
+    refused_for: dict[str, str] = {}
     profiles: list[str] = []
 
 
@@ -75,6 +129,8 @@ class ConversionView(msgspec.Struct, frozen=True):
     failure: str | None = None
     message: str = ""
     artifacts: list[ArtifactView] = []
+    candidates: list[CandidateView] = []
+    card: bool = False
 
 
 class ReleaseView(msgspec.Struct, frozen=True):

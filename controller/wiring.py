@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from controller.convert import Converter, ConvertLimits
+from controller.conversion_process import ConvertLimits, environments_folder
+from controller.convert import Converter, ConvertFolders
 from controller.deltas.maker import ProgramMaker
 from controller.deltas.service import DeltaService
 from controller.desired.publisher import DesiredPublisher
 from controller.desired.pulse import PulseService
 from controller.desired.service import DesiredService
 from controller.dispatch import Dispatch
-from controller.fleet.cohorts import Cohorts, Identities
+from controller.fleet.cohorts import Cohorts, FleetRuntimes, Identities
 from controller.fleet.service import FleetService
 from controller.fleet.settings import BrokerAddress, FleetSettings
 from controller.fleet.uplinks import Uplinks
@@ -105,7 +107,13 @@ def wire(ground: Ground) -> Services:
     telemetry = TelemetryService(database=database)
     return Services(
         registry=Registry(database=database, blobs=ground.blobs, clock=clock),
-        conversions=Conversions(database=database, blobs=ground.blobs, worker=_converter(ground), clock=clock),
+        conversions=Conversions(
+            database=database,
+            blobs=ground.blobs,
+            worker=_converter(ground),
+            runtimes=FleetRuntimes(),
+            clock=clock,
+        ),
         releases=releases,
         fleet=fleet,
         rollouts=rollouts,
@@ -229,8 +237,14 @@ def _converter(ground: Ground) -> Converter:
         file_bytes=config.convert_file_bytes,
         threads=config.convert_threads,
     )
+    folders = ConvertFolders(
+        scratch=config.state_dir / "scratch",
+        cache=config.state_dir / "conversion-cache",
+        cache_bytes=config.convert_cache_bytes,
+        environments=config.workers_dir or environments_folder(os.environ),
+    )
     return Converter(
-        command=config.convert_command, blobs=ground.blobs, scratch=config.state_dir / "scratch", limits=limits
+        command=config.convert_command, blobs=ground.blobs, folders=folders, limits=limits, clock=ground.clock
     )
 
 

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from controller.cli import device, model, release, rollout
+from controller.cli import converters, dataset, device, model, release, rollout
+from controller.cli.convert import convert
 from controller.cli.demo import demo
+from controller.cli.inspect import inspect
 from controller.cli.session import Session
 from controller.cli.system import broker_app, controller_app, status
 
@@ -18,11 +20,16 @@ DEFAULT_STATE = Path("~/.local/state/litefleet")
 app = typer.Typer(
     name="litefleet",
     help="Bring machine-learning models to fleets of edge devices, carefully.\n\n"
-    "Start with `litefleet demo`, which runs the whole job on this machine, or `litefleet controller run`.",
+    "Start with `litefleet demo`, which runs the whole job on this machine, or `litefleet controller run`. "
+    "`litefleet convert` makes a model small on its own, without a controller.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+app.command()(convert)
+app.command()(inspect)
+app.add_typer(converters.app, name="converters")
+app.add_typer(dataset.app, name="dataset")
 app.add_typer(model.app, name="model")
 app.add_typer(release.app, name="release")
 app.add_typer(device.app, name="device")

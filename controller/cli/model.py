@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.text import Text
 
+from controller.cli import conversion_options as options
+from controller.cli.convert_screen import ProgressScreen, recipe_text, show_candidates
+from controller.cli.naming import the_one
 from controller.cli.output import ERR, Format, FormatOption, fail, percent, say, short, show_json, show_table, size
 from controller.cli.session import EXIT_FAILED, EXIT_TIMEOUT, EXIT_USAGE, session
+from controller.cli.transfer import push_dataset, transfer_bar, upload
 from controller.views import ConversionView, ReleaseView, VersionView
-from shared import pipeline
-from shared.errors import InvalidInputError
+from shared.conversion import Objective
+from shared.errors import NotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
-    from rich.progress import ProgressColumn
 
     from controller.client import Client
     from controller.views import ArtifactView
-    from shared.ids import Sha256
 
 app = typer.Typer(help="Trained models: push one, list them, look at one.", no_args_is_help=True)
 
@@ -33,43 +38,56 @@ _POLL_S = 0.5
 @app.command()
 def push(
     context: typer.Context,
-    file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="The trained model: a Keras 3 .keras file.")
-    ],
+    file: options.SourceArgument,
     name: Annotated[str, typer.Option("--name", "-n", help="Model name, e.g. door-counter.")],
-    calibration: Annotated[
-        Path, typer.Option(exists=True, dir_okay=False, help=".npz with x: a hundred or so typical raw items.")
-    ],
-    evaluation: Annotated[
-        Path, typer.Option(exists=True, dir_okay=False, help=".npz with x and labels y, held out from training.")
-    ],
-    pipeline_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--pipeline", exists=True, dir_okay=False, help="JSON PipelineSpec; default: tensors in, tensors out."
-        ),
-    ] = None,
-    max_drop: Annotated[float, typer.Option(min=0, max=1, help="Largest loss of accuracy (0.01 = 1 point).")] = 0.01,
+    data: options.DataOption,
+    source_format: options.FormatOfSource = None,
+    pipeline_file: options.PipelineOption = None,
+    profile: options.ProfileOption = None,
+    scheme: options.SchemeOption = None,
+    max_drop: options.DropOption = 0.01,
+    min_agreement: options.AgreementOption = 0.98,
+    max_class_drop: options.ClassDropOption = None,
+    min_snr_db: options.SnrOption = None,
+    objective: options.ObjectiveOption = Objective.SMALLEST,
+    image_input: options.ImageInputOption = False,
+    batch: options.BatchOption = 1,
     timeout_s: Annotated[
         float,
         typer.Option("--timeout", min=0, metavar="SECONDS", help="Longest time to wait; then the exit code is 3."),
     ] = 900,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Upload a model, convert it, sign it: the result is a release that can be rolled out.
+    """Upload a model and its data, convert it, sign it: the result is a release that can be rolled out.
 
     The same file again is the same version; an upload that was cut goes on where it stopped.
     """
-    spec = _read_pipeline(pipeline_file)
+    wanted = {
+        "pipeline": msgspec.to_builtins(options.read_pipeline(pipeline_file)),
+        "profiles": msgspec.to_builtins(options.read_profiles(profile)),
+        "schemes": scheme or [],
+        "budget": msgspec.to_builtins(
+            options.budget_of(
+                max_drop=max_drop, min_agreement=min_agreement, max_class_drop=max_class_drop, min_snr_db=min_snr_db
+            )
+        ),
+        "objective": objective,
+        "image_input": image_input,
+        "batch": batch or None,
+    }
+    with tempfile.TemporaryDirectory(prefix="litefleet-push-") as scratch:
+        path, known = options.source_of(file, source_format, Path(scratch))
 
-    async def work(api: Client) -> ReleaseView:
-        with _progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn()) as bar:
-            digests = [await _upload(api, bar, path) for path in (file, calibration, evaluation)]
-        return await push_release(
-            api, name=name, file=file, digests=digests, spec=spec, max_drop=max_drop, timeout_s=timeout_s
-        )
+        async def work(api: Client) -> ReleaseView:
+            with transfer_bar() as bar:
+                source = await upload(api, bar, path)
+                pushed = await push_dataset(api, bar, data)
+            body = {"sha256": source, "filename": path.name, "source_format": known}
+            version = await api.post(f"/models/{name}/versions", body, VersionView)
+            order = {**wanted, "model": name, "version_number": version.number, "dataset_sha256": pushed.sha256}
+            return await _release(api, order, timeout_s)
 
-    released = session(context).run(work)
+        released = session(context).run(work)
     if output is Format.JSON:
         show_json(released)
         return
@@ -78,59 +96,26 @@ def push(
     say(f"\nnext: litefleet rollout start {released.name} --cohort all --wave 1 --wave 25% --wave 100% --dry-run")
 
 
-async def push_release(
-    api: Client,
-    *,
-    name: str,
-    file: Path,
-    digests: list[Sha256],
-    spec: pipeline.PipelineSpec,
-    max_drop: float,
-    timeout_s: float,
-) -> ReleaseView:
-    """Register what was uploaded, convert it and release it, with progress on stderr; ends the program on failure."""
-    source, calibration, evaluation = digests
-    version = await api.post(
-        f"/models/{name}/versions", {"sha256": source, "filename": file.name, "source_format": "keras"}, VersionView
-    )
-    for kind, digest in (("calibration", calibration), ("evaluation", evaluation)):
-        await api.call("POST", "/datasets", {"name": f"{name}-{kind}", "sha256": digest})
-    conversion = await api.post(
-        "/conversions",
-        {
-            "model": name,
-            "version_number": version.number,
-            "calibration_sha256": calibration,
-            "evaluation_sha256": evaluation,
-            "pipeline": msgspec.to_builtins(spec),
-            "max_accuracy_drop": max_drop,
-        },
-        ConversionView,
-    )
-    done = await _converted(api, conversion, timeout_s)
-    if done.state == "failed":
-        if done.artifacts:
+async def _release(api: Client, order: Mapping[str, object], timeout_s: float) -> ReleaseView:
+    """Convert what was uploaded and release it, with progress on stderr; ends the program on failure."""
+    done = await _converted(api, await api.post("/conversions", order, ConversionView), timeout_s)
+    if done.state != "succeeded":
+        if done.candidates:
+            show_candidates(done.candidates, to=ERR)
+        elif done.artifacts:
             _show_artifacts(done.artifacts, to=ERR)
-        fail(f"conversion failed: {done.message or done.failure}", reason=done.failure or "", code=EXIT_FAILED)
+        fail(f"conversion {done.state}: {done.message or done.failure}", reason=done.failure or "", code=EXIT_FAILED)
     return await api.post("/releases", {"conversion_id": done.conversion_id}, ReleaseView)
-
-
-async def _upload(api: Client, bar: Progress, path: Path) -> Sha256:
-    task = bar.add_task(f"upload {path.name}", total=None)
-    return await api.upload(path, lambda sent, total: bar.update(task, completed=sent, total=total))
 
 
 async def _converted(api: Client, conversion: ConversionView, timeout_s: float) -> ConversionView:
     try:
         async with asyncio.timeout(timeout_s):
-            with _progress(TextColumn("convert: {task.description}"), BarColumn()) as bar:
-                task = bar.add_task(conversion.step, total=1.0)
+            with ProgressScreen("convert") as screen:
                 while conversion.state in {"queued", "running"}:
                     await asyncio.sleep(_POLL_S)
-                    before, conversion = conversion.step, await api.conversion(conversion.conversion_id)
-                    bar.update(task, completed=conversion.fraction, description=conversion.step or conversion.state)
-                    if conversion.step != before and not ERR.is_terminal:
-                        ERR.print(f"convert: {conversion.step}")
+                    conversion = await api.conversion(conversion.conversion_id)
+                    screen.show(conversion.step or conversion.state, conversion.fraction)
                 return conversion
     except TimeoutError:
         fail(
@@ -141,32 +126,16 @@ async def _converted(api: Client, conversion: ConversionView, timeout_s: float) 
         )
 
 
-def _progress(*columns: ProgressColumn) -> Progress:
-    """Return a bar on stderr that is gone when it is full; in a log there is none."""
-    return Progress(*columns, console=ERR, transient=True, disable=not ERR.is_terminal)
-
-
-def _read_pipeline(path: Path | None) -> pipeline.PipelineSpec:
-    if path is None:
-        return pipeline.MODEL_ONLY
-    try:
-        spec = msgspec.json.decode(path.read_bytes(), type=pipeline.PipelineSpec)
-        pipeline.check(spec)
-    except (msgspec.DecodeError, InvalidInputError) as exc:
-        fail(f"--pipeline {path}: {exc}", code=EXIT_USAGE)
-    return spec
-
-
 def _show_artifacts(artifacts: list[ArtifactView], *, to: Console | None = None) -> None:
     show_table(
-        ("SCHEME", "SIZE", "ACCURACY", "SOURCE", "AGREES", ""),
+        ("RECIPE", "SIZE", "ACCURACY", "SOURCE", "LOSS ≤", ""),
         (
             (
-                a.scheme,
+                recipe_text(a.recipe) if a.recipe else a.scheme,
                 size(a.length_bytes),
                 percent(a.accuracy.artifact),
                 percent(a.accuracy.source),
-                percent(a.accuracy.agreement),
+                f"{100 * a.drop.bound:.2f} pt" if a.drop else "",
                 Text(f"refused: {a.refused}", style="red") if a.refused else " ".join(a.profiles),
             )
             for a in artifacts
@@ -186,7 +155,7 @@ def list_models(context: typer.Context, output: FormatOption = Format.TABLE) -> 
     show_table(
         ("MODEL", "VERSIONS"),
         ((m.model, str(m.versions)) for m in found),
-        empty="no model yet; next: litefleet model push FILE --name NAME --calibration C.npz --evaluation E.npz",
+        empty="no model yet; next: litefleet model push FILE --name NAME --data DIR",
     )
 
 
@@ -217,3 +186,53 @@ def show(
         say(f"\n{which} {conversion.state}{why}")
         if conversion.artifacts:
             _show_artifacts(conversion.artifacts)
+
+
+@app.command()
+def cancel(
+    context: typer.Context,
+    conversion: Annotated[str, typer.Argument(help="Its id, or the beginning or the end of it.")],
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """End a conversion that waits or runs."""
+
+    async def work(api: Client) -> ConversionView:
+        ids = [one.conversion_id for one in await api.conversions()]
+        return await api.cancel_conversion(the_one(conversion, ids, kind="conversion"))
+
+    canceled = session(context).run(work)
+    if output is Format.JSON:
+        show_json(canceled)
+        return
+    say(f"conversion {short(canceled.conversion_id)} {canceled.state}")
+
+
+@app.command()
+def card(
+    context: typer.Context,
+    version: Annotated[str, typer.Argument(metavar="MODEL/N", help="A version, e.g. digits/3.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="File to write; .html: a page, .json: for programs. Default: stdout."),
+    ] = None,
+) -> None:
+    """Fetch the model card of a version's newest conversion: what it is made of, and what was measured of it."""
+    page = out is not None and out.suffix.lower() in {".html", ".htm"}
+
+    async def work(api: Client) -> bytes:
+        found = next(
+            (c for c in await api.conversions() if f"{c.model}/{c.version_number}" == version and c.card), None
+        )
+        if found is None:
+            raise NotFoundError(kind="model card", name=version)
+        return await api.call("GET", f"/conversions/{found.conversion_id}/card{'.html' if page else ''}")
+
+    content = session(context).run(work)
+    if out is None:
+        sys.stdout.write(msgspec.json.format(content).decode() + "\n")
+        return
+    try:
+        out.write_bytes(content)
+    except OSError as exc:
+        fail(f"cannot write {out}: {exc.strerror}", code=EXIT_USAGE)
+    say(f"wrote {out}")

@@ -42,7 +42,7 @@ def list_releases(context: typer.Context, output: FormatOption = Format.TABLE) -
             )
             for r in found
         ),
-        empty="no release yet; next: litefleet model push FILE --name NAME --calibration C.npz --evaluation E.npz",
+        empty="no release yet; next: litefleet model push FILE --name NAME --data DIR",
     )
 
 

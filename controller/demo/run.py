@@ -20,7 +20,7 @@ from controller.demo.load import read_samples
 from controller.demo.processes import ProgramFailedError, Programs
 from controller.demo.school import School
 from controller.demo.screen import Screen
-from controller.demo.story import DemoFailedError, Episode, Story
+from controller.demo.story import MAX_DROP, DemoFailedError, Episode, Story
 from controller.demo.world import World, build
 from shared.clock import SystemClock
 from shared.errors import LitefleetError
@@ -201,7 +201,16 @@ def _show_release(story: Story, release: ReleaseView, conversion: ConversionView
             f"{artifact.scheme:13} {artifact.length_bytes:>8} bytes, accuracy "
             f"{100 * artifact.accuracy.artifact:.2f} % (source {100 * artifact.accuracy.source:.2f} %){refused}"
         )
+    story.screen.done(_certified(conversion))
     story.screen.done(f"released {release.name}, signed: {_deployed(release.artifacts).scheme} for every device here")
+
+
+def _certified(conversion: ConversionView) -> str:
+    """Say what the gate's samples prove, and not more: a few hundred digits cannot show that nothing was lost."""
+    samples = max(artifact.accuracy.samples for artifact in conversion.artifacts)
+    bounds = [artifact.drop.bound for artifact in conversion.artifacts if artifact.drop and not artifact.refused]
+    measured = f", {100 * min(bounds):.2f} at best" if bounds else ""
+    return f"{samples} digits certify with 95 % that no more than {100 * MAX_DROP:g} points were lost{measured}"
 
 
 def _show_accuracy(story: Story, release: ReleaseView) -> None:

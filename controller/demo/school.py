@@ -32,6 +32,6 @@ class School:
             self._done[variant].set()
 
     async def trained(self, variant: str) -> Path:
-        """Wait for a variant, and return the folder of its five files."""
+        """Wait for a variant, and return the folder of its files."""
         await self._done[variant].wait()
         return self._folder / variant

@@ -27,6 +27,8 @@ _POLL_S = 0.25
 _REQUESTS_PER_DEVICE_S = 5.0
 """Enough for a verdict within ten seconds, and what two cores can serve on twelve devices, compared ones twice."""
 _ROLLOUT_TIMEOUT_S = 300.0
+MAX_DROP = 0.02
+"""What the gate's 597 digits can certify: for 1 point no more than three of them might change their answer."""
 _ENDED = frozenset({"completed", "aborted", "rolled_back"})
 POLICY = {"min_pairs": 20, "max_flip_rate": 0.2, "max_latency_ratio": 4.0, "probation_s": 2.0, "deadline_s": 120.0}
 """Loose on latency, since twelve agents share this machine's cores; tight enough on answers to see a wrong model."""
@@ -66,10 +68,7 @@ class Story:
     async def release(self, folder: Path) -> tuple[ReleaseView, ConversionView]:
         """Upload, convert, sign: what `litefleet model push` does."""
         source = await self.api.upload(folder / "model.keras")
-        calibration = await self.api.upload(folder / "calibration.npz")
-        evaluation = await self.api.upload(folder / "evaluation.npz")
-        for kind, digest in (("calibration", calibration), ("evaluation", evaluation)):
-            await self.api.call("POST", "/datasets", {"name": f"{MODEL}-{folder.name}-{kind}", "sha256": digest})
+        data = await self.api.push_dataset(folder / "data")
         version = await self.api.post(
             f"/models/{MODEL}/versions",
             {"sha256": source, "filename": "model.keras", "source_format": "keras"},
@@ -80,10 +79,9 @@ class Story:
             {
                 "model": MODEL,
                 "version_number": version.number,
-                "calibration_sha256": calibration,
-                "evaluation_sha256": evaluation,
+                "dataset_sha256": data.sha256,
                 "pipeline": msgspec.json.decode((folder / "pipeline.json").read_bytes()),
-                "max_accuracy_drop": 0.01,
+                "budget": {"max_drop": MAX_DROP},
             },
             ConversionView,
         )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from controller.fleet import store
 from controller.fleet.core import query as language
+from shared.conversion import RuntimeVersion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +41,18 @@ class Cohorts:
     async def facts(self, uow: UnitOfWork, ids: Sequence[DeviceId]) -> dict[DeviceId, DeviceFacts]:
         """Return facts of devices; unknown and removed ones are absent."""
         return {fact.device_id: fact for fact in await store.facts(uow.session, ids)}
+
+
+class FleetRuntimes:
+    """Which interpreters the fleet has, for whoever makes what they are to run."""
+
+    async def runtimes(self, uow: UnitOfWork) -> tuple[RuntimeVersion, ...]:
+        """Return each interpreter of an enrolled device once, by name and version."""
+        found = {
+            RuntimeVersion(runtime=hardware.runtime, version=hardware.runtime_version)
+            for hardware in await store.hardware_kinds(uow.session)
+        }
+        return tuple(sorted(found, key=lambda one: (one.runtime, one.version)))
 
 
 class Identities:

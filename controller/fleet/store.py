@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from controller.facts import SeenHeartbeat, VerifiedReport
     from controller.fleet.core.query import CohortQuery, Term
+    from shared.hardware import DeviceHardware
     from shared.topics import Channel
 
 Place = tuple[str, int]
@@ -44,6 +45,16 @@ async def count(session: AsyncSession) -> int:
     """Return how many devices there are, removed ones not counted."""
     statement = sa.select(sa.func.count()).select_from(DeviceRow).where(col(DeviceRow.removed_at).is_(None))
     return (await session.execute(statement)).scalar_one()
+
+
+async def hardware_kinds(session: AsyncSession) -> list[DeviceHardware]:
+    """Return what enrolled devices say of their hardware, each different word once; removed ones are absent."""
+    statement = (
+        sa.select(col(DeviceRow.hardware))
+        .where(col(DeviceRow.enrolled_at).is_not(None), col(DeviceRow.removed_at).is_(None))
+        .distinct()
+    )
+    return [hardware for hardware in (await session.execute(statement)).scalars() if hardware is not None]
 
 
 async def devices(session: AsyncSession, ids: Sequence[DeviceId]) -> dict[DeviceId, Device]:

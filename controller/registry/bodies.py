@@ -12,6 +12,7 @@ from controller.http.structs import AsStruct
 from controller.registry.core.types import (
     ArtifactSummary,
     Conversion,
+    ConversionOrder,
     ConversionState,
     Dataset,
     Model,
@@ -19,12 +20,28 @@ from controller.registry.core.types import (
     Release,
     ReleaseArtifact,
 )
-from shared.conversion import FailureKind, SourceFormat
+from shared.conversion import (
+    AccuracyBudget,
+    Candidate,
+    FailureKind,
+    Objective,
+    PairedDrop,
+    Recipe,
+    RuntimeCheck,
+    RuntimeVersion,
+    SourceFormat,
+)
+from shared.dataset import DatasetKind, DatasetSpec
 from shared.hardware import HardwareProfile
+from shared.ids import Sha256, model_name
 from shared.manifest import Accuracy, Scheme
 from shared.pipeline import MODEL_ONLY, PipelineSpec
 
 ProfileBody = Annotated[HardwareProfile, AsStruct()]
+RuntimeBody = Annotated[RuntimeVersion, AsStruct()]
+RuntimeCheckBody = Annotated[RuntimeCheck, AsStruct()]
+CandidateBody = Annotated[Candidate, AsStruct()]
+LARGEST_BATCH = 1024
 Sha256Text = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="sha256 in lower-case hex")]
 
 
@@ -37,10 +54,9 @@ class NewVersion(Body):
 
 
 class NewDataset(Body):
-    """An uploaded file that is to become a dataset."""
+    """The document of a dataset, whose shards are uploaded already."""
 
-    name: str = Field(min_length=1, max_length=100)
-    sha256: Sha256Text
+    document: Annotated[DatasetSpec, AsStruct()]
 
 
 class NewConversion(Body):
@@ -48,14 +64,32 @@ class NewConversion(Body):
 
     model: str
     version_number: int = Field(ge=1, le=LARGEST)
-    calibration_sha256: Sha256Text
-    evaluation_sha256: Sha256Text
+    dataset_sha256: Sha256Text
     pipeline: Annotated[PipelineSpec, AsStruct()] = MODEL_ONLY
     schemes: tuple[Scheme, ...] = ()
     """None named: all of them."""
     profiles: tuple[ProfileBody, ...] = ()
     """In the order of preference; none named: the generic one."""
-    max_accuracy_drop: float = Field(default=0.01, ge=0, le=1)
+    budget: Annotated[AccuracyBudget, AsStruct()] = AccuracyBudget()
+    objective: Objective = Objective.SMALLEST
+    image_input: bool = False
+    batch: int | None = Field(default=1, ge=1, le=LARGEST_BATCH)
+    """null leaves the batch free, which browsers and accelerators refuse."""
+
+    def order(self) -> ConversionOrder:
+        """Return what was asked for. Raises InvalidIdError."""
+        return ConversionOrder(
+            model=model_name(self.model),
+            version_number=self.version_number,
+            dataset_sha256=Sha256(self.dataset_sha256),
+            pipeline=self.pipeline,
+            schemes=self.schemes,
+            profiles=self.profiles,
+            budget=self.budget,
+            objective=self.objective,
+            image_input=self.image_input,
+            batch=self.batch,
+        )
 
 
 class NewRelease(Body):
@@ -107,6 +141,9 @@ class DatasetView(BaseModel):
 
     sha256: str
     name: str
+    licence: str
+    kind: DatasetKind
+    shards: int
     size_bytes: int
     created_at: datetime
 
@@ -114,30 +151,64 @@ class DatasetView(BaseModel):
     def of(cls, dataset: Dataset) -> Self:
         """Show a dataset."""
         return cls(
-            sha256=dataset.sha256, name=dataset.name, size_bytes=dataset.size_bytes, created_at=dataset.created_at
+            sha256=dataset.sha256,
+            name=dataset.name,
+            licence=dataset.licence,
+            kind=dataset.kind,
+            shards=dataset.shards,
+            size_bytes=dataset.size_bytes,
+            created_at=dataset.created_at,
         )
 
 
+class Described(BaseModel):
+    """The document of a dataset."""
+
+    document: Annotated[DatasetSpec, AsStruct()]
+
+
 class ArtifactView(BaseModel):
-    """A converted file; `refused` is empty for one that may be released."""
+    """A converted file; `refused` is empty for one that may be released, `refused_for` names profiles it is not for."""
 
     scheme: Scheme
     sha256: str
     length_bytes: int
     accuracy: Annotated[Accuracy, AsStruct()]
+    recipe: Annotated[Recipe | None, AsStruct()] = None
+    latency_ms: float = 0.0
+    drop: Annotated[PairedDrop | None, AsStruct()] = None
+    snr_db: float | None = None
+    runtimes: list[RuntimeCheckBody] = []
     refused: str = ""
+    refused_for: dict[str, str] = {}
     profiles: list[str] = []
 
     @classmethod
-    def of(cls, artifact: ArtifactSummary | ReleaseArtifact) -> Self:
-        """Show an artifact."""
+    def of(cls, artifact: ArtifactSummary) -> Self:
+        """Show an artifact of a conversion."""
         return cls(
             scheme=artifact.scheme,
             sha256=artifact.sha256,
             length_bytes=artifact.length_bytes,
             accuracy=artifact.accuracy,
-            refused=artifact.refused if isinstance(artifact, ArtifactSummary) else "",
-            profiles=[p.profile_id for p in artifact.profiles] if isinstance(artifact, ReleaseArtifact) else [],
+            recipe=artifact.recipe,
+            latency_ms=artifact.latency_ms,
+            drop=artifact.drop,
+            snr_db=artifact.snr_db,
+            runtimes=list(artifact.runtimes),
+            refused=artifact.refused,
+            refused_for={str(profile): why for profile, why in artifact.refused_for.items()},
+        )
+
+    @classmethod
+    def released(cls, artifact: ReleaseArtifact) -> Self:
+        """Show an artifact of a release."""
+        return cls(
+            scheme=artifact.scheme,
+            sha256=artifact.sha256,
+            length_bytes=artifact.length_bytes,
+            accuracy=artifact.accuracy,
+            profiles=[profile.profile_id for profile in artifact.profiles],
         )
 
 
@@ -147,40 +218,56 @@ class ConversionView(BaseModel):
     conversion_id: str
     model: str
     version_number: int
-    calibration_sha256: str
-    evaluation_sha256: str
+    dataset_sha256: str
     schemes: list[Scheme]
     profiles: list[str]
-    max_accuracy_drop: float
+    budget: Annotated[AccuracyBudget, AsStruct()]
+    objective: Objective
+    image_input: bool
+    batch: int | None
+    runtimes: list[RuntimeBody]
     state: ConversionState
     step: str
     fraction: float
     failure: FailureKind | None
     message: str
     artifacts: list[ArtifactView]
+    candidates: list[CandidateBody] = []
+    """Everything that was tried; only where one conversion is shown."""
+    card: bool
+    """Whether there is a model card."""
     created_at: datetime
 
     @classmethod
     def of(cls, conversion: Conversion) -> Self:
-        """Show a conversion."""
+        """Show a conversion as one of many."""
         order = conversion.order
         return cls(
             conversion_id=conversion.conversion_id,
             model=order.model,
             version_number=order.version_number,
-            calibration_sha256=order.calibration_sha256,
-            evaluation_sha256=order.evaluation_sha256,
+            dataset_sha256=order.dataset_sha256,
             schemes=list(order.schemes),
             profiles=[profile.profile_id for profile in order.profiles],
-            max_accuracy_drop=order.max_accuracy_drop,
+            budget=order.budget,
+            objective=order.objective,
+            image_input=order.image_input,
+            batch=order.batch,
+            runtimes=list(order.runtimes),
             state=conversion.state,
             step=conversion.step,
             fraction=conversion.fraction,
             failure=conversion.failure,
             message=conversion.message,
             artifacts=[ArtifactView.of(artifact) for artifact in conversion.artifacts],
+            card=conversion.card is not None,
             created_at=conversion.created_at,
         )
+
+    @classmethod
+    def whole(cls, conversion: Conversion) -> Self:
+        """Show all of a conversion."""
+        return cls.of(conversion).model_copy(update={"candidates": list(conversion.candidates)})
 
 
 class ReleaseView(BaseModel):
@@ -205,6 +292,6 @@ class ReleaseView(BaseModel):
             version_number=release.version_number,
             release_counter=release.release_counter,
             manifest_sha256=release.manifest.sha256 if release.manifest else "",
-            artifacts=[ArtifactView.of(artifact) for artifact in release.artifacts],
+            artifacts=[ArtifactView.released(artifact) for artifact in release.artifacts],
             created_at=release.created_at,
         )

@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
     from controller.db.unit_of_work import UnitOfWork
     from controller.facts import PublishedFile
-    from controller.registry.core.types import Conversion
-    from shared.conversion import ConversionProgress, ConversionResult
-    from shared.ids import ReleaseId, Sha256
+    from controller.registry.core.types import Card, Conversion, ModelVersion
+    from shared.conversion import ConversionProgress, ConversionResult, RuntimeVersion
+    from shared.ids import ReleaseId
 
 
 class Publisher(Protocol):
@@ -30,16 +30,26 @@ class ReleaseUse(Protocol):
         ...
 
 
+class Runtimes(Protocol):
+    """Interpreters that the fleet has."""
+
+    async def runtimes(self, uow: UnitOfWork) -> tuple[RuntimeVersion, ...]:
+        """Return each one once, in a fixed order."""
+        ...
+
+
 class Worker(Protocol):
     """Converts a model, somewhere."""
 
     async def convert(
         self,
         conversion: Conversion,
-        source: Sha256,
+        version: ModelVersion,
         progress: Callable[[ConversionProgress], Awaitable[None]],
-    ) -> ConversionResult:
-        """Return the outcome; passing artifacts are then among the blobs.
+    ) -> tuple[ConversionResult, Card | None]:
+        """Return the outcome and the model card; passing artifacts and the card are then among the blobs.
+
+        Canceled, it leaves nothing running and nothing behind.
 
         Raises:
             StorageFullError: no room to work in, or for the artifacts.

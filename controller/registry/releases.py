@@ -152,7 +152,7 @@ class Releases:
             problem = f"is {conversion.state}, only a succeeded one can be released"
             raise ConflictError(kind="conversion", name=conversion_id, problem=problem)
         result = msgspec.json.decode(await self._blobs.read(conversion.result_sha256), type=ConversionResult)
-        choice = choose(result.artifacts, conversion.order.profiles)
+        choice = choose(result.artifacts, conversion.order.profiles, conversion.order.objective)
         if not choice.artifacts:
             problem = "; ".join(f"{profile}: {why}" for profile, why in choice.unserved.items())
             raise InvalidInputError(field="conversion_id", problem=f"no artifact for any profile ({problem})")

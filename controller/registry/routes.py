@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from aiohttp import web
 from pydantic import Field
 
 from controller.http.endpoint import LARGEST, Body, Call, Endpoint, Page, PageQuery, Reply, page_of
 from controller.registry.bodies import (
     ConversionView,
     DatasetView,
+    Described,
     ModelView,
     NewConversion,
     NewDataset,
@@ -20,14 +22,27 @@ from controller.registry.bodies import (
     ReleaseView,
     VersionView,
 )
-from controller.registry.core.types import ConversionOrder
 from shared.errors import InvalidIdError
 from shared.ids import Sha256, model_name, sha256_hex
 
 if TYPE_CHECKING:
+    from controller.blobs import Blobs
     from controller.registry.conversions import Conversions
     from controller.registry.releases import Releases
     from controller.registry.service import Registry
+
+_JSON = "application/json"
+_HTML = "text/html; charset=utf-8"
+_PAGE_HEADERS = {
+    "Content-Type": _HTML,
+    # A conversion program wrote the page from what a stranger's model holds: it may be looked at, and do nothing.
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'; sandbox"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 
 
 class VersionsQuery(Body):
@@ -44,6 +59,7 @@ class RegistryRoutes:
     registry: Registry
     conversions: Conversions
     releases: Releases
+    blobs: Blobs
 
     async def add_version(self, call: Call) -> Reply:
         """Make an uploaded file a version."""
@@ -82,9 +98,9 @@ class RegistryRoutes:
         return VersionView.of(await self.registry.version(model_name(call.path["model"]), int(number)))
 
     async def add_dataset(self, call: Call) -> Reply:
-        """Make an uploaded file a dataset."""
-        body = call.body_as(NewDataset)
-        dataset, created = await self.registry.add_dataset(actor=call.actor, name=body.name, sha256=Sha256(body.sha256))
+        """Make uploaded shards a dataset."""
+        document = call.body_as(NewDataset).document
+        dataset, created = await self.registry.add_dataset(actor=call.actor, spec=document)
         return Reply(value=DatasetView.of(dataset), status=_created(created))
 
     async def list_datasets(self, call: Call) -> Page[DatasetView]:
@@ -97,20 +113,14 @@ class RegistryRoutes:
         """Show a dataset."""
         return DatasetView.of(await self.registry.dataset(sha256_hex(call.path["sha256"])))
 
+    async def show_document(self, call: Call) -> Described:
+        """Show the document of a dataset."""
+        return Described(document=await self.registry.dataset_spec(sha256_hex(call.path["sha256"])))
+
     async def order_conversion(self, call: Call) -> ConversionView:
         """Queue a conversion."""
         body = call.body_as(NewConversion)
-        order = ConversionOrder(
-            model=model_name(body.model),
-            version_number=body.version_number,
-            calibration_sha256=Sha256(body.calibration_sha256),
-            evaluation_sha256=Sha256(body.evaluation_sha256),
-            pipeline=body.pipeline,
-            schemes=body.schemes,
-            profiles=body.profiles,
-            max_accuracy_drop=body.max_accuracy_drop,
-        )
-        return ConversionView.of(await self.conversions.order(order, actor=call.actor))
+        return ConversionView.whole(await self.conversions.order(body.order(), actor=call.actor))
 
     async def list_conversions(self, call: Call) -> Page[ConversionView]:
         """Show conversions, newest first."""
@@ -120,7 +130,21 @@ class RegistryRoutes:
 
     async def show_conversion(self, call: Call) -> ConversionView:
         """Show a conversion."""
-        return ConversionView.of(await self.conversions.conversion(call.path["conversion_id"]))
+        return ConversionView.whole(await self.conversions.conversion(call.path["conversion_id"]))
+
+    async def cancel_conversion(self, call: Call) -> ConversionView:
+        """End a conversion."""
+        return ConversionView.whole(await self.conversions.cancel(call.path["conversion_id"], actor=call.actor))
+
+    async def show_card(self, call: Call) -> web.StreamResponse:
+        """Send the model card as JSON."""
+        card = await self.conversions.card(call.path["conversion_id"])
+        return web.FileResponse(self.blobs.path(card.json_sha256), headers={"Content-Type": _JSON})
+
+    async def show_card_page(self, call: Call) -> web.StreamResponse:
+        """Send the model card as a page."""
+        card = await self.conversions.card(call.path["conversion_id"])
+        return web.FileResponse(self.blobs.path(card.page_sha256), headers=_PAGE_HEADERS)
 
     async def create_release(self, call: Call) -> Reply:
         """Make a conversion a release."""
@@ -205,12 +229,13 @@ def _dataset_endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
         Endpoint(
             method="POST",
             path="/datasets",
-            summary="Make an uploaded file a dataset; the same bytes again are the same dataset (200)",
+            summary="Make uploaded shards a dataset, by the document that names them; again, it is the same (200)",
             handler=routes.add_dataset,
             body=NewDataset,
             returns=DatasetView,
             status=HTTPStatus.CREATED,
             also=(HTTPStatus.OK,),
+            errors=(409, 507),
         ),
         Endpoint(
             method="GET",
@@ -226,6 +251,14 @@ def _dataset_endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
             summary="Show a dataset",
             handler=routes.show_dataset,
             returns=DatasetView,
+            errors=(404, 422),
+        ),
+        Endpoint(
+            method="GET",
+            path="/datasets/{sha256}/document",
+            summary="Show a dataset's document: its splits, labels, slices and shards",
+            handler=routes.show_document,
+            returns=Described,
             errors=(404, 422),
         ),
     )
@@ -256,6 +289,30 @@ def _conversion_endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
             summary="Show how a conversion stands",
             handler=routes.show_conversion,
             returns=ConversionView,
+            errors=(404,),
+        ),
+        Endpoint(
+            method="POST",
+            path="/conversions/{conversion_id}/cancel",
+            summary="End a conversion that waits or runs; one that is canceled stays so",
+            handler=routes.cancel_conversion,
+            returns=ConversionView,
+            errors=(404, 409),
+        ),
+        Endpoint(
+            method="GET",
+            path="/conversions/{conversion_id}/card",
+            summary="Read the model card as JSON",
+            handler=routes.show_card,
+            media=_JSON,
+            errors=(404,),
+        ),
+        Endpoint(
+            method="GET",
+            path="/conversions/{conversion_id}/card.html",
+            summary="Read the model card as a page that needs nothing else",
+            handler=routes.show_card_page,
+            media=_HTML,
             errors=(404,),
         ),
     )

@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING
 
 from controller.registry import store
 from controller.registry.core.types import Dataset, Model, ModelVersion
-from shared.errors import InvalidInputError, NotFoundError
+from shared import dataset
+from shared.errors import ConflictError, InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
     from controller.blobs import Blobs
     from controller.db.engine import Database
     from shared.clock import Clock
     from shared.conversion import SourceFormat
+    from shared.dataset import DatasetSpec
     from shared.ids import ModelName, Sha256
+
+# A message that names a thousand shards is read by nobody; whoever sends the rest asks again.
+_NAMED = 10
 
 
 class Registry:
@@ -75,21 +80,41 @@ class Registry:
             await store.model(uow.session, name)
             return await store.versions(uow.session, name, after=after, limit=limit)
 
-    async def add_dataset(self, *, actor: str, name: str, sha256: Sha256) -> tuple[Dataset, bool]:
-        """Return the dataset that an uploaded file is, and whether it is a new one; the first name stays.
+    async def add_dataset(self, *, actor: str, spec: DatasetSpec) -> tuple[Dataset, bool]:
+        """Return the dataset that a document describes, and whether it is a new one.
 
         Raises:
-            InvalidInputError: the file was not uploaded.
+            InvalidInputError: the document describes none, or another length than an uploaded shard has.
+            ConflictError: names the shards that were not uploaded yet.
         """
-        size_bytes = self._uploaded(sha256)
+        try:
+            dataset.check(spec)
+        except InvalidInputError as exc:
+            field = f"document.{exc.field}"
+            raise InvalidInputError(field=field, problem=exc.problem, remedy=exc.remedy) from exc
+        self._check_shards(spec)
+        sha256 = await self._blobs.put_bytes(dataset.encode(spec))
         async with self._database.unit_of_work(actor=actor) as uow:
             known = await store.find_dataset(uow.session, sha256)
             if known is not None:
                 return known, False
-            added = Dataset(sha256=sha256, name=name, size_bytes=size_bytes, created_at=self._clock.now())
+            added = Dataset(
+                sha256=sha256,
+                name=spec.name,
+                licence=spec.licence,
+                kind=spec.kind,
+                shards=len(spec.shards),
+                size_bytes=sum(shard.length_bytes for shard in spec.shards),
+                created_at=self._clock.now(),
+            )
             store.add_dataset(uow.session, added)
-            uow.audit("dataset.add", sha256, {"name": name})
+            uow.audit("dataset.add", sha256, {"name": spec.name})
         return added, True
+
+    async def dataset_spec(self, sha256: Sha256) -> DatasetSpec:
+        """Return the document of a dataset. Raises NotFoundError."""
+        await self.dataset(sha256)
+        return dataset.decode(await self._blobs.read(sha256))
 
     async def dataset(self, sha256: Sha256) -> Dataset:
         """Return a dataset. Raises NotFoundError."""
@@ -103,6 +128,22 @@ class Registry:
         """Return datasets in the order of their digests."""
         async with self._database.unit_of_work(read_only=True) as uow:
             return await store.datasets(uow.session, after=after, limit=limit)
+
+    def _check_shards(self, spec: DatasetSpec) -> None:
+        missing: list[str] = []
+        for index, shard in enumerate(spec.shards):
+            try:
+                size_bytes = self._blobs.size_bytes(shard.sha256)
+            except NotFoundError:
+                missing.append(f"{shard.path} ({shard.sha256})")
+                continue
+            if size_bytes != shard.length_bytes:
+                problem = f"{shard.path} has {size_bytes} bytes, not {shard.length_bytes}"
+                raise InvalidInputError(field=f"document.shards[{index}].length_bytes", problem=problem)
+        if missing:
+            more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+            problem = f"misses shards that were not uploaded: {', '.join(missing[:_NAMED])}{more}"
+            raise ConflictError(kind="dataset", name=spec.name, problem=problem)
 
     def _uploaded(self, sha256: Sha256) -> int:
         try:

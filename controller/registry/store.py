@@ -123,7 +123,15 @@ async def datasets(session: AsyncSession, *, after: str, limit: int) -> list[Dat
 def add_dataset(session: AsyncSession, added: Dataset) -> None:
     """Write a new dataset."""
     session.add(
-        DatasetRow(sha256=added.sha256, name=added.name, size_bytes=added.size_bytes, created_at=added.created_at)
+        DatasetRow(
+            sha256=added.sha256,
+            name=added.name,
+            licence=added.licence,
+            kind=added.kind,
+            shards=added.shards,
+            size_bytes=added.size_bytes,
+            created_at=added.created_at,
+        )
     )
 
 
@@ -147,8 +155,7 @@ async def conversions_of(session: AsyncSession, order: ConversionOrder) -> list[
         .where(
             col(ConversionRow.model) == order.model,
             col(ConversionRow.version_number) == order.version_number,
-            col(ConversionRow.calibration_sha256) == order.calibration_sha256,
-            col(ConversionRow.evaluation_sha256) == order.evaluation_sha256,
+            col(ConversionRow.dataset_sha256) == order.dataset_sha256,
         )
         .order_by(col(ConversionRow.conversion_id).desc())
     )
@@ -180,6 +187,8 @@ async def save_conversion(session: AsyncSession, saved: Conversion) -> None:
     row.failure = saved.failure
     row.message = saved.message
     row.artifacts = saved.artifacts
+    row.candidates = saved.candidates
+    row.card = saved.card
     row.result_sha256 = saved.result_sha256
     row.attempts = saved.attempts
 
@@ -277,7 +286,15 @@ def _version(row: VersionRow) -> ModelVersion:
 
 
 def _dataset(row: DatasetRow) -> Dataset:
-    return Dataset(sha256=Sha256(row.sha256), name=row.name, size_bytes=row.size_bytes, created_at=row.created_at)
+    return Dataset(
+        sha256=Sha256(row.sha256),
+        name=row.name,
+        licence=row.licence,
+        kind=row.kind,
+        shards=row.shards,
+        size_bytes=row.size_bytes,
+        created_at=row.created_at,
+    )
 
 
 def _ordered(saved: Conversion) -> ConversionRow:
@@ -285,12 +302,15 @@ def _ordered(saved: Conversion) -> ConversionRow:
         conversion_id=saved.conversion_id,
         model=saved.order.model,
         version_number=saved.order.version_number,
-        calibration_sha256=saved.order.calibration_sha256,
-        evaluation_sha256=saved.order.evaluation_sha256,
+        dataset_sha256=saved.order.dataset_sha256,
         pipeline=saved.order.pipeline,
         schemes=saved.order.schemes,
         profiles=saved.order.profiles,
-        max_accuracy_drop=saved.order.max_accuracy_drop,
+        budget=saved.order.budget,
+        objective=saved.order.objective,
+        image_input=saved.order.image_input,
+        batch=saved.order.batch,
+        runtimes=saved.order.runtimes,
         state=saved.state,
         created_at=saved.created_at,
     )
@@ -300,12 +320,15 @@ def _conversion(row: ConversionRow) -> Conversion:
     order = ConversionOrder(
         model=ModelName(row.model),
         version_number=row.version_number,
-        calibration_sha256=Sha256(row.calibration_sha256),
-        evaluation_sha256=Sha256(row.evaluation_sha256),
+        dataset_sha256=Sha256(row.dataset_sha256),
         pipeline=row.pipeline,
         schemes=row.schemes,
         profiles=row.profiles,
-        max_accuracy_drop=row.max_accuracy_drop,
+        budget=row.budget,
+        objective=row.objective,
+        image_input=row.image_input,
+        batch=row.batch,
+        runtimes=row.runtimes,
     )
     return Conversion(
         conversion_id=ConversionId(row.conversion_id),
@@ -316,6 +339,8 @@ def _conversion(row: ConversionRow) -> Conversion:
         failure=row.failure,
         message=row.message,
         artifacts=row.artifacts,
+        candidates=row.candidates,
+        card=row.card,
         result_sha256=Sha256(row.result_sha256) if row.result_sha256 else None,
         attempts=row.attempts,
         created_at=row.created_at,

@@ -8,8 +8,9 @@ import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
 from controller.db.types import Json, UtcDateTime, one_of
-from controller.registry.core.types import ArtifactSummary, ConversionState, ReleaseArtifact
-from shared.conversion import FailureKind, SourceFormat
+from controller.registry.core.types import ArtifactSummary, Card, ConversionState, ReleaseArtifact
+from shared.conversion import AccuracyBudget, Candidate, FailureKind, Objective, RuntimeVersion, SourceFormat
+from shared.dataset import DatasetKind
 from shared.hardware import HardwareProfile
 from shared.manifest import Scheme
 from shared.pipeline import PipelineSpec
@@ -40,12 +41,15 @@ class VersionRow(SQLModel, table=True):
 
 
 class DatasetRow(SQLModel, table=True):
-    """Data, named by its digest."""
+    """Data, named by the digest of its document, which is a blob as its shards are."""
 
     __tablename__ = "registry_dataset"
 
     sha256: str = Field(primary_key=True, max_length=64)
     name: str = Field(max_length=100)
+    licence: str = Field(max_length=100)
+    kind: DatasetKind = Field(sa_type=one_of(DatasetKind))
+    shards: int
     size_bytes: int = Field(sa_type=sa.BigInteger)
     created_at: datetime = Field(sa_type=UtcDateTime)
 
@@ -58,18 +62,23 @@ class ConversionRow(SQLModel, table=True):
     conversion_id: str = Field(primary_key=True, max_length=36)
     model: str = Field(max_length=63)
     version_number: int
-    calibration_sha256: str = Field(max_length=64)
-    evaluation_sha256: str = Field(max_length=64)
+    dataset_sha256: str = Field(max_length=64)
     pipeline: PipelineSpec = Field(sa_type=Json(PipelineSpec))
     schemes: tuple[Scheme, ...] = Field(sa_type=Json(tuple[Scheme, ...]))
     profiles: tuple[HardwareProfile, ...] = Field(sa_type=Json(tuple[HardwareProfile, ...]))
-    max_accuracy_drop: float
+    budget: AccuracyBudget = Field(sa_type=Json(AccuracyBudget))
+    objective: Objective = Field(sa_type=one_of(Objective))
+    image_input: bool = False
+    batch: int | None = None
+    runtimes: tuple[RuntimeVersion, ...] = Field(default=(), sa_type=Json(tuple[RuntimeVersion, ...]))
     state: ConversionState = Field(sa_type=one_of(ConversionState), index=True)
     step: str = Field(default="", max_length=200)
     fraction: float = 0.0
     failure: FailureKind | None = Field(default=None, sa_type=one_of(FailureKind), nullable=True)
     message: str = ""
     artifacts: tuple[ArtifactSummary, ...] = Field(default=(), sa_type=Json(tuple[ArtifactSummary, ...]))
+    candidates: tuple[Candidate, ...] = Field(default=(), sa_type=Json(tuple[Candidate, ...]))
+    card: Card | None = Field(default=None, sa_type=Json(Card), nullable=True)
     result_sha256: str | None = Field(default=None, max_length=64)
     attempts: int = 0
     created_at: datetime = Field(sa_type=UtcDateTime)

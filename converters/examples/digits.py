@@ -1,7 +1,7 @@
 """Trains classifiers of handwritten digits (UCI, from scikit-learn): `python -m converters.examples.digits --out DIR`.
 
-Leaves `model.keras`, `calibration.npz`, `evaluation.npz`, `client.npz` (images to send and what they show) and
-`pipeline.json` in DIR. The same variant gives the same bytes on the same machine.
+Leaves `model.keras`, the dataset `data/`, `client.npz` (images to send and what they show) and `pipeline.json` in DIR.
+The same variant gives the same bytes on the same machine.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from shared import dataset
+from shared.dataset import DATASET_FILE, DatasetSpec, Shard, Split
+from shared.manifest import digest
 from shared.pipeline import ColourMode, DecodeImage, Normalise, PipelineSpec, ResizeImage, RunModel, TopLabels
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ _GREY_STEP = 15
 """The data has 17 grey levels; 0..240 is the widest even spread of them over a byte."""
 _TRAIN = 900
 _CALIBRATION = 100
+_SEARCH = 200
 _CLIENT = 200
 _SPLIT_SEED = 7
 _ADDRESS = re.compile(rb'"shared_object_id": \d+')
@@ -97,8 +101,11 @@ class Digits:
     train: Tensor
     train_digits: Tensor
     calibration: Tensor
-    held_out: Tensor
-    held_out_digits: Tensor
+    calibration_digits: Tensor
+    search: Tensor
+    search_digits: Tensor
+    gate: Tensor
+    gate_digits: Tensor
 
 
 def load_digits() -> Digits:
@@ -109,13 +116,17 @@ def load_digits() -> Digits:
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(bunch.target))
     images = (bunch.images[order] * _GREY_STEP).astype(np.uint8)[..., np.newaxis]
     digits = bunch.target[order].astype(np.int64)
-    first_held_out = _TRAIN + _CALIBRATION
+    ends = np.cumsum([_TRAIN, _CALIBRATION, _SEARCH])
+    train, calibration, search, gate = zip(np.split(images, ends), np.split(digits, ends), strict=True)
     return Digits(
-        train=images[:_TRAIN],
-        train_digits=digits[:_TRAIN],
-        calibration=images[_TRAIN:first_held_out],
-        held_out=images[first_held_out:],
-        held_out_digits=digits[first_held_out:],
+        train=train[0],
+        train_digits=train[1],
+        calibration=calibration[0],
+        calibration_digits=calibration[1],
+        search=search[0],
+        search_digits=search[1],
+        gate=gate[0],
+        gate_digits=gate[1],
     )
 
 
@@ -137,16 +148,31 @@ def train(recipe: Recipe, data: Digits) -> Any:  # noqa: ANN401 - a Keras model;
 
 
 def write(out: Path, variant: Variant) -> None:
-    """Train `variant` and write its five files into `out`."""
+    """Train `variant` and write its files into `out`."""
     recipe, data = RECIPES[variant], load_digits()
     out.mkdir(parents=True, exist_ok=True)
     _save(train(recipe, data), out / "model.keras")
-    labels = np.asarray(recipe.label_map)[data.held_out_digits]
-    np.savez(out / "calibration.npz", x=data.calibration)
-    # The team measures by its own labels, so that a mistake in them is in both.
-    np.savez(out / "evaluation.npz", x=data.held_out, y=labels)
-    np.savez(out / "client.npz", x=data.held_out[:_CLIENT], y=data.held_out_digits[:_CLIENT])
+    write_dataset(out / "data", data, recipe)
+    np.savez(out / "client.npz", x=data.gate[:_CLIENT], y=data.gate_digits[:_CLIENT])
     (out / "pipeline.json").write_bytes(msgspec.json.encode(PIPELINE))
+
+
+def write_dataset(folder: Path, data: Digits, recipe: Recipe) -> None:
+    """Write what judges a variant; the team measures by its own labels, so that a mistake in them is in both."""
+    folder.mkdir(exist_ok=True)
+    splits = {
+        Split.CALIBRATION: (data.calibration, data.calibration_digits),
+        Split.SEARCH: (data.search, data.search_digits),
+        Split.GATE: (data.gate, data.gate_digits),
+    }
+    shards = []
+    for split, (items, digits) in splits.items():
+        path = folder / f"{split}.npz"
+        np.savez(path, x=items, y=np.asarray(recipe.label_map)[digits])
+        content = path.read_bytes()
+        shards.append(Shard(path=path.name, sha256=digest(content), length_bytes=len(content), split=split))
+    spec = DatasetSpec(name="digits", licence="CC-BY-4.0", shards=tuple(shards), labels=PIPELINE.labels)
+    (folder / DATASET_FILE).write_bytes(dataset.encode(spec))
 
 
 def _network(recipe: Recipe) -> Any:  # noqa: ANN401 - a Keras model; Keras ships no types

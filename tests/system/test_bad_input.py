@@ -6,6 +6,7 @@ rollout does with them is decided by the controller alone.
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,15 +16,19 @@ import numpy as np
 import pytest
 
 from controller.views import AssignmentView, ConversionView, PlanView, ReleaseView, RolloutView, UploadView, VersionView
+from shared.dataset import Split
 from shared.hardware import DeviceHardware, Runtime
 from shared.manifest import digest
 from tests.support.controller_process import ControllerProcess
+from tests.support.datasets import written
 from tests.support.operator import Operator
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 # Read when TensorFlow is imported.
 os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -51,11 +56,9 @@ class Shop:
     files: Path
 
     def push_words(self, model: str = "good.keras", **changed: str) -> list[str]:
-        names = {"calibration": "calibration.npz", "evaluation": "evaluation.npz", "name": "thing", **changed}
-        options = [
-            f"--calibration={self.files / names['calibration']}",
-            f"--evaluation={self.files / names['evaluation']}",
-        ]
+        names = {"data": "data", "name": "thing", **changed}
+        # Loose: two hundred samples cannot prove that little was lost.
+        options = [f"--data={self.files / names['data']}", "--max-drop=0.2"]
         return ["model", "push", str(self.files / model), "--name", names["name"], *options, "-o", "json"]
 
     def shown(self, rollout: str) -> Shown:
@@ -113,12 +116,20 @@ def write_files(folder: Path) -> None:
     good.save(folder / "nan.keras")
     network(keras.layers.Lambda(lambda item: item * 2, name="twice")).save(folder / "lambda.keras")
     (folder / "notes.keras").write_text("these are my notes on the model\n")
-    drawn = np.random.default_rng(3).random((120, 4), dtype=np.float32)
-    items, others = drawn[:60], drawn[60:]
-    np.savez(folder / "calibration.npz", x=others)
-    np.savez(folder / "evaluation.npz", x=items, y=items[:, :3].argmax(axis=1))
-    np.savez(folder / "empty.npz", x=items[:0])
-    np.savez(folder / "narrow.npz", x=items[:, :3])
+    drawn = np.random.default_rng(3).random((500, 4), dtype=np.float32)
+    parts = {Split.CALIBRATION: drawn[:100], Split.SEARCH: drawn[100:300], Split.GATE: drawn[300:]}
+    write_dataset(folder / "data", parts)
+    write_dataset(folder / "empty", {**parts, Split.CALIBRATION: drawn[:0]})
+    write_dataset(folder / "narrow", {**parts, Split.CALIBRATION: drawn[:100, :3]})
+
+
+def write_dataset(folder: Path, parts: dict[Split, NDArray[np.float32]]) -> None:
+    shards = {}
+    for split, items in parts.items():
+        sink = io.BytesIO()
+        np.savez(sink, x=items, y=items[:, :3].argmax(axis=1))
+        shards[f"{split}.npz"] = sink.getvalue()
+    written(folder, shards)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +137,8 @@ def write_files(folder: Path) -> None:
     [
         ({"model": "notes.keras"}, "source: is no Keras model"),
         ({"model": "lambda.keras"}, "layer 'twice' is or holds a Lambda"),
-        ({"calibration": "empty.npz"}, "calibration"),
-        ({"calibration": "narrow.npz"}, "calibration"),
+        ({"data": "empty"}, "calibration"),
+        ({"data": "narrow"}, "calibration"),
         ({"model": "nan.keras"}, "NaN"),
     ],
     ids=["no Keras model", "Lambda layer", "empty calibration", "wrongly shaped calibration", "NaN outputs"],

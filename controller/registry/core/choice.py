@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shared.conversion import DEFAULT_SCHEMES
+from shared.conversion import DEFAULT_SCHEMES, Objective
 from shared.errors import InvalidInputError
 from shared.hardware import GENERIC, misfit
 from shared.ids import HardwareProfileId
@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from controller.registry.core.types import Release, ReleaseArtifact
-    from shared.conversion import ConvertedArtifact
+    from shared.conversion import AccuracyBudget, ConvertedArtifact
     from shared.hardware import DeviceHardware, HardwareProfile
+
+# Twice what 24-bit floats can tell apart: a budget above it is a slip of the decimal point.
+_MOST_DB = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,14 +56,36 @@ def wanted_profiles(asked: Sequence[HardwareProfile]) -> tuple[HardwareProfile, 
     return tuple(asked) or (GENERIC,)
 
 
-def choose(artifacts: Sequence[ConvertedArtifact], profiles: Sequence[HardwareProfile]) -> Choice:
-    """Give each profile the smallest artifact that passed and keeps its budget."""
-    # All that passed are as accurate as was asked: the smallest costs a device least.
-    passing = sorted((a for a in artifacts if not a.refused), key=_size_then_name)
+def checked_budget(budget: AccuracyBudget) -> AccuracyBudget:
+    """Return a budget that something could keep. Raises InvalidInputError."""
+    shares = {
+        name: getattr(budget, name)
+        for name in ("max_drop", "max_class_drop", "max_slice_drop", "min_agreement", "min_confident_agreement")
+    }
+    for name, share in {**shares, "confident": budget.confident}.items():
+        # Written so that NaN, which compares with nothing, is refused too.
+        if share is not None and not 0 <= share <= 1:
+            raise InvalidInputError(field=f"budget.{name}", problem=f"{share} is no share", remedy="0 to 1; 0.01 = 1 %")
+    if budget.min_snr_db is not None and not 0 <= budget.min_snr_db <= _MOST_DB:
+        raise InvalidInputError(field="budget.min_snr_db", problem=f"{budget.min_snr_db} is not 0 to {_MOST_DB} dB")
+    if budget.min_class_samples < 1:
+        raise InvalidInputError(field="budget.min_class_samples", problem="a class has at least one sample")
+    return budget
+
+
+def choose(
+    artifacts: Sequence[ConvertedArtifact],
+    profiles: Sequence[HardwareProfile],
+    objective: Objective = Objective.SMALLEST,
+) -> Choice:
+    """Give each profile the best artifact that passed, keeps its budget, and was not refused for it."""
+    # All that passed are as accurate as was asked: the smallest, or the fastest, costs a device least.
+    rank = _size_then_name if objective is Objective.SMALLEST else _latency_then_size
+    passing = sorted((a for a in artifacts if not a.refused), key=rank)
     chosen: dict[str, tuple[ConvertedArtifact, tuple[HardwareProfile, ...]]] = {}
     unserved: dict[str, str] = {}
     for profile in profiles:
-        fitting = next((a for a in passing if _within_size(a, profile)), None)
+        fitting = next((a for a in passing if not _why_not(a, profile)), None)
         if fitting is None:
             unserved[profile.profile_id] = _why_none(passing, profile)
             continue
@@ -89,11 +114,18 @@ def _size_then_name(artifact: ConvertedArtifact) -> tuple[int, str]:
     return artifact.length_bytes, artifact.sha256
 
 
-def _within_size(artifact: ConvertedArtifact, profile: HardwareProfile) -> bool:
-    return profile.max_size_bytes is None or artifact.length_bytes <= profile.max_size_bytes
+def _latency_then_size(artifact: ConvertedArtifact) -> tuple[float, int, str]:
+    return artifact.latency_ms, *_size_then_name(artifact)
+
+
+def _why_not(artifact: ConvertedArtifact, profile: HardwareProfile) -> str:
+    refused = artifact.refused_for.get(profile.profile_id, "")
+    if refused:
+        return f"{artifact.scheme} {refused}"
+    if profile.max_size_bytes is not None and artifact.length_bytes > profile.max_size_bytes:
+        return f"{artifact.scheme} has {artifact.length_bytes} bytes, the profile takes {profile.max_size_bytes}"
+    return ""
 
 
 def _why_none(passing: Sequence[ConvertedArtifact], profile: HardwareProfile) -> str:
-    if not passing:
-        return "no artifact passed"
-    return f"the smallest artifact has {passing[0].length_bytes} bytes, the profile takes {profile.max_size_bytes}"
+    return "; ".join(_why_not(artifact, profile) for artifact in passing) or "no artifact passed"

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from controller.registry.core.types import ConversionState
+from controller.registry.core.types import ArtifactSummary, ConversionState
 from shared.conversion import FailureKind
 
 if TYPE_CHECKING:
-    from shared.conversion import ConversionResult
+    from shared.conversion import ConversionResult, ConvertedArtifact
 
+ENDED = frozenset({ConversionState.SUCCEEDED, ConversionState.FAILED, ConversionState.CANCELED})
+"""Nothing changes a conversion that is in one of these."""
+AGAIN = frozenset({ConversionState.FAILED, ConversionState.CANCELED})
+"""The same order after one of these is a new conversion."""
 MAX_ATTEMPTS = 3
 """A conversion that ended with its controller this often is held to be the cause of it."""
 
@@ -28,11 +32,28 @@ def judge(result: ConversionResult) -> Outcome:
     """Return how a conversion ended. A result without a passing artifact never counts as a success."""
     if result.failure is not None:
         return Outcome(state=ConversionState.FAILED, failure=result.failure, message=result.message)
-    if not any(not artifact.refused for artifact in result.artifacts):
+    if all(artifact.refused for artifact in result.artifacts):
         refusals = "; ".join(f"{artifact.scheme} {artifact.refused}" for artifact in result.artifacts)
         message = result.message or refusals or "the worker made no artifact"
         return Outcome(state=ConversionState.FAILED, failure=FailureKind.NOTHING_PASSED, message=message)
     return Outcome(state=ConversionState.SUCCEEDED, message=result.message)
+
+
+def summary(artifact: ConvertedArtifact) -> ArtifactSummary:
+    """Return what is shown of an artifact: all but its golden cases and the samples it changed."""
+    return ArtifactSummary(
+        scheme=artifact.scheme,
+        sha256=artifact.sha256,
+        length_bytes=artifact.length_bytes,
+        accuracy=artifact.accuracy,
+        recipe=artifact.recipe,
+        latency_ms=artifact.latency_ms,
+        drop=artifact.report.drop,
+        snr_db=artifact.report.snr_db,
+        runtimes=artifact.report.runtimes,
+        refused_for=artifact.refused_for,
+        refused=artifact.refused,
+    )
 
 
 def storable(text: str) -> str:

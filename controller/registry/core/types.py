@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from shared.conversion import Candidate, PairedDrop, Recipe, RuntimeCheck
 from shared.hardware import HardwareProfile
-from shared.ids import Sha256
+from shared.ids import HardwareProfileId, Sha256
 from shared.manifest import Accuracy, Scheme
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from shared.conversion import FailureKind, SourceFormat
+    from shared.conversion import AccuracyBudget, FailureKind, Objective, RuntimeVersion, SourceFormat
+    from shared.dataset import DatasetKind
     from shared.ids import ConversionId, ModelName, ReleaseId
     from shared.pipeline import PipelineSpec
     from shared.wire import TargetRef
@@ -46,21 +48,27 @@ class ModelVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """Data to calibrate or to judge with, named by its digest."""
+    """Data to calibrate, to search and to judge with."""
 
     sha256: Sha256
+    """Of its document, which names every shard by its own digest; all of them are blobs."""
     name: str
+    licence: str
+    kind: DatasetKind
+    shards: int
     size_bytes: int
+    """Of all shards together."""
     created_at: datetime
 
 
 class ConversionState(StrEnum):
-    """Where a conversion stands; the last two are terminal."""
+    """Where a conversion stands; the last three are terminal."""
 
     QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
+    CANCELED = "canceled"
 
 
 class ArtifactSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +78,20 @@ class ArtifactSummary(msgspec.Struct, frozen=True, kw_only=True):
     sha256: Sha256
     length_bytes: int
     accuracy: Accuracy
+    recipe: Recipe | None = None
+    latency_ms: float = 0.0
+    drop: PairedDrop | None = None
+    snr_db: float | None = None
+    runtimes: tuple[RuntimeCheck, ...] = ()
+    refused_for: dict[HardwareProfileId, str] = {}
     refused: str = ""
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    """A model card among the blobs: for programs, and as a page for people."""
+
+    json_sha256: Sha256
+    page_sha256: Sha256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +100,17 @@ class ConversionOrder:
 
     model: ModelName
     version_number: int
-    calibration_sha256: Sha256
-    evaluation_sha256: Sha256
+    dataset_sha256: Sha256
     pipeline: PipelineSpec
     schemes: tuple[Scheme, ...]
     profiles: tuple[HardwareProfile, ...]
-    max_accuracy_drop: float
+    budget: AccuracyBudget
+    objective: Objective
+    image_input: bool
+    batch: int | None
+    """Fixed batch of the artifacts; None leaves it free."""
+    runtimes: tuple[RuntimeVersion, ...] = ()
+    """Interpreters that the fleet had when this was ordered: what passed on others must be judged anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +125,9 @@ class Conversion:
     failure: FailureKind | None
     message: str
     artifacts: tuple[ArtifactSummary, ...]
+    candidates: tuple[Candidate, ...]
+    """Everything that was tried, in order."""
+    card: Card | None
     result_sha256: Sha256 | None
     """The whole result, with golden checks, among the blobs."""
     attempts: int

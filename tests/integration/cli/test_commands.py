@@ -10,6 +10,7 @@ import pytest
 
 from controller.views import AssignmentView, DecisionView, DeviceView, ModelView, PlanView, ReleaseView, RolloutView
 from shared.hardware import DeviceHardware, Runtime
+from tests.support.datasets import opaque, written
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
@@ -37,9 +38,8 @@ def push(operator: Operator, model: str, content: str, *words: str) -> Answer:
     """Push a "model" that tells the conversion program what to do."""
     file = operator.folder / f"{model}.keras"
     file.write_text(content)
-    data = operator.folder / "data.npz"
-    data.write_bytes(b"some data")
-    options = (f"--calibration={data}", f"--evaluation={data}", "--name", model)
+    data = written(operator.folder / "data", opaque())
+    options = (f"--data={data}", "--name", model)
     return operator.types("model", "push", str(file), *options, *words)
 
 
@@ -203,7 +203,7 @@ def test_invite_never_overwrites_a_file(operator: Operator, tmp_path: Path) -> N
         ("device", "invite", "x", "--out", "x.invite", "--label", "novalue"),
         ("rollout", "start", "doors/1"),
         ("rollout", "start", "doors/1", "--cohort", "all", "--min-pairs", "0"),
-        ("model", "push", "no-such-file", "--name", "x", "--calibration", "c", "--evaluation", "e"),
+        ("model", "push", "no-such-file", "--name", "x", "--data", "."),
         ("device", "ls", "-o", "yaml"),
         ("no-such-command",),
         ("--url", "controller", "status"),

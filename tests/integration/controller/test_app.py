@@ -16,9 +16,11 @@ from yarl import URL
 
 from controller.client import ApiError, Client
 from controller.views import ConversionView, ReleaseView, VersionView
+from shared.dataset import Split
 from shared.errors import LitefleetError
 from tests.support import fake_converter
 from tests.support.controller_process import ControllerProcess
+from tests.support.datasets import opaque, written
 from tests.support.fleet_broker import FleetBroker
 from tests.support.ports import LOOPBACK
 from tests.support.postgres import Postgres
@@ -36,10 +38,10 @@ keras.utils.set_random_seed(1)
 folder = sys.argv[1]
 model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(3)])
 model.save(f"{folder}/model.keras")
-items = numpy.random.default_rng(1).normal(size=(200, 8)).astype("float32")
+items = numpy.random.default_rng(1).normal(size=(400, 8)).astype("float32")
 labels = model.predict(items, verbose=0).argmax(axis=1)
-numpy.savez(f"{folder}/calibration.npz", x=items[:100])
-numpy.savez(f"{folder}/evaluation.npz", x=items[100:], y=labels[100:])
+for split, part in {"calibration": slice(0, 100), "search": slice(100, 200), "gate": slice(200, 400)}.items():
+    numpy.savez(f"{folder}/{split}.npz", x=items[part], y=labels[part])
 """
 
 
@@ -66,15 +68,11 @@ async def _version(api: Client, folder: Path, content: bytes) -> VersionView:
 
 async def _order(api: Client, folder: Path, behaviour: str, **more: object) -> ConversionView:
     version = await _version(api, folder, behaviour.encode())
-    data = folder / "data.npz"
-    data.write_bytes(b"data")
-    digest = await api.upload(data)
-    await api.call("POST", "/datasets", {"name": "data", "sha256": digest})
+    data = await api.push_dataset(written(folder / "data", opaque()))
     order = {
         "model": "digits",
         "version_number": version.number,
-        "calibration_sha256": digest,
-        "evaluation_sha256": digest,
+        "dataset_sha256": data.sha256,
         "pipeline": {"steps": [{"type": "run_model"}]},
         **more,
     }
@@ -333,18 +331,16 @@ def trained(tmp_path: Path) -> Path:
 async def test_real_model_becomes_a_signed_release(tmp_path: Path, trained: Path) -> None:
     with ControllerProcess(tmp_path) as controller:
         async with controller.client() as api:
-            digests = {name: await api.upload(trained / name) for name in ("calibration.npz", "evaluation.npz")}
-            for name, digest in digests.items():
-                await api.call("POST", "/datasets", {"name": name, "sha256": digest})
+            shards = {f"{split}.npz": (trained / f"{split}.npz").read_bytes() for split in Split}
+            data = await api.push_dataset(written(tmp_path / "data", shards))
             source = (trained / "model.keras").read_bytes()
             version = await _version(api, tmp_path, source)
             order = {
                 "model": "digits",
                 "version_number": version.number,
-                "calibration_sha256": digests["calibration.npz"],
-                "evaluation_sha256": digests["evaluation.npz"],
+                "dataset_sha256": data.sha256,
                 "pipeline": {"steps": [{"type": "run_model"}]},
-                "max_accuracy_drop": 0.1,
+                "budget": {"max_drop": 0.1},
             }
             ordered = await api.post("/conversions", order, ConversionView)
             done = await _ended(api, ordered.conversion_id, within_s=90)

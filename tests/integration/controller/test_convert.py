@@ -14,14 +14,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from controller.blobs import Blobs
-from controller.convert import Converter, ConvertLimits
-from controller.registry.core.types import Conversion, ConversionOrder, ConversionState
-from shared.conversion import FailureKind
+from controller.conversion_process import ConvertLimits
+from controller.convert import Converter, ConvertFolders
+from controller.registry.core.types import Conversion, ConversionOrder, ConversionState, ModelVersion
+from shared import dataset
+from shared.clock import SystemClock
+from shared.conversion import AccuracyBudget, FailureKind, Objective, SourceFormat
 from shared.hardware import GENERIC
 from shared.ids import ConversionId, ModelName, Sha256
 from shared.manifest import Scheme
 from shared.pipeline import MODEL_ONLY
 from tests.support import fake_converter
+from tests.support.datasets import opaque, spec_of
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -54,28 +58,63 @@ async def _convert(
     command: tuple[str, ...] = COMMAND,
     seen: list[ConversionProgress] | None = None,
 ) -> ConversionResult:
-    converter = Converter(command=command, blobs=blobs, scratch=folder / "scratch", limits=limits)
+    converter = _converter(blobs, folder, command=command, limits=limits)
     source = await blobs.put_bytes(behaviour.encode())
+    data = await _dataset(blobs)
 
     async def progress(line: ConversionProgress) -> None:
         if seen is not None:
             seen.append(line)
 
-    result = await converter.convert(_conversion(source), source, progress)
+    result, _ = await converter.convert(_conversion(data), _version(source), progress)
     assert list((folder / "scratch").iterdir()) == [], "the scratch folder is left empty"
     return result
+
+
+def _converter(
+    blobs: Blobs,
+    folder: Path,
+    *,
+    command: tuple[str, ...] = COMMAND,
+    limits: ConvertLimits = LIMITS,
+    cache_bytes: int = 10_000,
+) -> Converter:
+    folders = ConvertFolders(
+        scratch=folder / "scratch", cache=folder / "cache", cache_bytes=cache_bytes, environments=folder / "workers"
+    )
+    return Converter(command=command, blobs=blobs, folders=folders, limits=limits, clock=SystemClock())
+
+
+async def _dataset(blobs: Blobs) -> Sha256:
+    for content in opaque().values():
+        await blobs.put_bytes(content)
+    return await blobs.put_bytes(dataset.encode(spec_of(opaque())))
+
+
+def _version(source: Sha256, source_format: SourceFormat = SourceFormat.KERAS) -> ModelVersion:
+    return ModelVersion(
+        model=ModelName("digits"),
+        number=1,
+        sha256=source,
+        size_bytes=1,
+        filename="model",
+        source_format=source_format,
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
 
 
 def _conversion(data: Sha256) -> Conversion:
     order = ConversionOrder(
         model=ModelName("digits"),
         version_number=1,
-        calibration_sha256=data,
-        evaluation_sha256=data,
+        dataset_sha256=data,
         pipeline=MODEL_ONLY,
         schemes=(Scheme.FULL_INT8,),
         profiles=(GENERIC,),
-        max_accuracy_drop=0.01,
+        budget=AccuracyBudget(),
+        objective=Objective.SMALLEST,
+        image_input=False,
+        batch=1,
     )
     return Conversion(
         conversion_id=ConversionId("0190b5a0-0000-7000-8000-000000000001"),
@@ -86,6 +125,8 @@ def _conversion(data: Sha256) -> Conversion:
         failure=None,
         message="",
         artifacts=(),
+        candidates=(),
+        card=None,
         result_sha256=None,
         attempts=1,
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
@@ -151,12 +192,12 @@ async def test_conversion_program_missing_is_named(blobs: Blobs, tmp_path: Path)
 
 
 async def test_conversion_whose_file_is_gone_fails_and_says_so(blobs: Blobs, tmp_path: Path) -> None:
-    converter = Converter(command=COMMAND, blobs=blobs, scratch=tmp_path / "scratch", limits=LIMITS)
+    converter = _converter(blobs, tmp_path)
 
     async def progress(_line: ConversionProgress) -> None:
         return
 
-    result = await converter.convert(_conversion(Sha256("0" * 64)), Sha256("0" * 64), progress)
+    result, _ = await converter.convert(_conversion(Sha256("0" * 64)), _version(Sha256("0" * 64)), progress)
     assert (result.failure, "gone" in result.message) == (FailureKind.BAD_INPUT, True)
 
 

@@ -11,7 +11,7 @@ branch_labels = None
 depends_on = None
 
 _REGISTRY_CONVERSION_STATE = sa.Enum(
-    "queued", "running", "succeeded", "failed", native_enum=False, create_constraint=True, length=32
+    "queued", "running", "succeeded", "failed", "canceled", native_enum=False, create_constraint=True, length=32
 )
 _REGISTRY_CONVERSION_FAILURE = sa.Enum(
     "bad_input",
@@ -24,6 +24,8 @@ _REGISTRY_CONVERSION_FAILURE = sa.Enum(
     create_constraint=True,
     length=32,
 )
+_REGISTRY_CONVERSION_OBJECTIVE = sa.Enum("smallest", "fastest", native_enum=False, create_constraint=True, length=32)
+_REGISTRY_DATASET_KIND = sa.Enum("arrays", "images", native_enum=False, create_constraint=True, length=32)
 _REGISTRY_VERSION_SOURCE_FORMAT = sa.Enum(
     *("keras", "saved_model", "tfjs", "jax", "pytorch", "onnx", "sklearn", "tflite"),
     native_enum=False,
@@ -54,18 +56,23 @@ def _create_registry_conversion() -> None:
         sa.Column("conversion_id", sa.String(length=36), nullable=False),
         sa.Column("model", sa.String(length=63), nullable=False),
         sa.Column("version_number", sa.Integer(), nullable=False),
-        sa.Column("calibration_sha256", sa.String(length=64), nullable=False),
-        sa.Column("evaluation_sha256", sa.String(length=64), nullable=False),
+        sa.Column("dataset_sha256", sa.String(length=64), nullable=False),
         sa.Column("pipeline", sa.Text(), nullable=False),
         sa.Column("schemes", sa.Text(), nullable=False),
         sa.Column("profiles", sa.Text(), nullable=False),
-        sa.Column("max_accuracy_drop", sa.Float(), nullable=False),
+        sa.Column("budget", sa.Text(), nullable=False),
+        sa.Column("objective", _REGISTRY_CONVERSION_OBJECTIVE, nullable=False),
+        sa.Column("image_input", sa.Boolean(), nullable=False),
+        sa.Column("batch", sa.Integer(), nullable=True),
+        sa.Column("runtimes", sa.Text(), nullable=False),
         sa.Column("state", _REGISTRY_CONVERSION_STATE, nullable=False),
         sa.Column("step", sa.String(length=200), nullable=False),
         sa.Column("fraction", sa.Float(), nullable=False),
         sa.Column("failure", _REGISTRY_CONVERSION_FAILURE, nullable=True),
         sa.Column("message", sa.String(), nullable=False),
         sa.Column("artifacts", sa.Text(), nullable=False),
+        sa.Column("candidates", sa.Text(), nullable=False),
+        sa.Column("card", sa.Text(), nullable=True),
         sa.Column("result_sha256", sa.String(length=64), nullable=True),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
@@ -84,6 +91,9 @@ def _create_registry_dataset() -> None:
         "registry_dataset",
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("name", sa.String(length=100), nullable=False),
+        sa.Column("licence", sa.String(length=100), nullable=False),
+        sa.Column("kind", _REGISTRY_DATASET_KIND, nullable=False),
+        sa.Column("shards", sa.Integer(), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("sha256", name=op.f("pk_registry_dataset")),

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import pytest_asyncio
 
 from controller.blobs import Blobs
-from controller.convert import Converter, ConvertLimits
+from controller.conversion_process import ConvertLimits
+from controller.convert import Converter, ConvertFolders
 from controller.facts import ArtifactChoice, Misfit, PublishedFile
 from controller.http.blob_routes import endpoints as blob_endpoints
 from controller.registry import store
@@ -24,13 +25,14 @@ from controller.registry.releases import Releases
 from controller.registry.routes import RegistryRoutes
 from controller.registry.routes import endpoints as registry_endpoints
 from controller.registry.service import Registry
-from shared import manifest
+from shared import dataset, manifest
 from shared.clock import SystemClock
 from shared.errors import UnreachableError
 from shared.hardware import DeviceHardware, Runtime
 from shared.ids import ReleaseId, Sha256
 from tests.support import fake_converter
 from tests.support.api import served_api
+from tests.support.datasets import opaque, spec_of
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
 
     from controller.db.engine import Database
     from controller.db.unit_of_work import UnitOfWork
-    from shared.conversion import ConversionResult
+    from controller.registry.core.types import Card
+    from shared.conversion import ConversionResult, RuntimeVersion
 
 LIMITS = ConvertLimits(wall_s=30.0, cpu_s=20, address_space_bytes=1024**3, file_bytes=8 * 1024**2, threads=1)
 
@@ -61,7 +64,7 @@ class RecordingPublisher:
 class BreakingWorker:
     """A worker with a fault of its own."""
 
-    async def convert(self, *_: object) -> ConversionResult:
+    async def convert(self, *_: object) -> tuple[ConversionResult, Card | None]:
         raise RuntimeError("a fault")
 
 
@@ -75,12 +78,23 @@ class ListedUse:
         return self.users.get(release_id, "")
 
 
+@dataclass
+class ListedRuntimes:
+    """The fleet's interpreters, as the test says."""
+
+    present: tuple[RuntimeVersion, ...] = ()
+
+    async def runtimes(self, _uow: UnitOfWork) -> tuple[RuntimeVersion, ...]:
+        return self.present
+
+
 @dataclass(kw_only=True)
 class World:
     database: Database
     blobs: Blobs
     publisher: RecordingPublisher
     use: ListedUse
+    fleet: ListedRuntimes
     conversions: Conversions
     releases: Releases
     api: aiohttp.ClientSession
@@ -106,18 +120,24 @@ class World:
         versions = (await self.get("/models/digits/versions"))["items"]
         assert isinstance(versions, list)
         number = next(version["number"] for version in versions if version["sha256"] == source)
-        data = await self.upload(b"data")
-        await self.post("/datasets", {"name": "data", "sha256": data})
-        status, answer = await self.post("/conversions", _order(number, data))
+        status, answer = await self.post("/conversions", _order(number, await self.data()))
         assert status == 202, answer
         return str(answer["conversion_id"])
+
+    async def data(self) -> str:
+        """Register a dataset and return its digest."""
+        for content in opaque().values():
+            await self.upload(content)
+        status, registered = await self.post("/datasets", {"document": msgspec.to_builtins(spec_of(opaque()))})
+        assert status in {200, 201}, registered
+        return str(registered["sha256"])
 
     async def converted(self, conversion_id: str) -> dict[str, object]:
         """Return a conversion once it ended."""
 
         async def ended() -> dict[str, object] | None:
             shown = await self.get(f"/conversions/{conversion_id}")
-            return shown if shown["state"] in {"succeeded", "failed"} else None
+            return shown if shown["state"] in {"succeeded", "failed", "canceled"} else None
 
         return await wait_until_async(ended, within_s=20)
 
@@ -146,18 +166,23 @@ async def world(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     clock = SystemClock()
     blobs = Blobs(tmp_path / "blobs", max_blob_bytes=10_000_000)
     command = (sys.executable, fake_converter.__file__)
-    converter = Converter(command=command, blobs=blobs, scratch=tmp_path / "scratch", limits=LIMITS)
+    folders = ConvertFolders(
+        scratch=tmp_path / "scratch", cache=tmp_path / "cache", cache_bytes=10_000, environments=tmp_path / "workers"
+    )
+    converter = Converter(command=command, blobs=blobs, folders=folders, limits=LIMITS, clock=clock)
+    fleet = ListedRuntimes()
     publisher, use = RecordingPublisher(), ListedUse()
-    conversions = Conversions(database=database, blobs=blobs, worker=converter, clock=clock)
+    conversions = Conversions(database=database, blobs=blobs, worker=converter, runtimes=fleet, clock=clock)
     releases = Releases(database=database, blobs=blobs, publisher=publisher, use=use, clock=clock)
     registry = Registry(database=database, blobs=blobs, clock=clock)
-    routes = RegistryRoutes(registry=registry, conversions=conversions, releases=releases)
+    routes = RegistryRoutes(registry=registry, conversions=conversions, releases=releases, blobs=blobs)
     async with served_api([*blob_endpoints(blobs), *registry_endpoints(routes)]) as api:
         yield World(
             database=database,
             blobs=blobs,
             publisher=publisher,
             use=use,
+            fleet=fleet,
             conversions=conversions,
             releases=releases,
             api=api,
@@ -169,11 +194,15 @@ def _order(number: int, data: str, **changed: object) -> dict[str, object]:
     order: dict[str, object] = {
         "model": "digits",
         "version_number": number,
-        "calibration_sha256": data,
-        "evaluation_sha256": data,
+        "dataset_sha256": data,
         "pipeline": {"steps": [{"type": "run_model"}]},
     }
     return {**order, **changed}
+
+
+def _document() -> dict[str, object]:
+    document: dict[str, object] = msgspec.json.decode(dataset.encode(spec_of(opaque())))
+    return document
 
 
 async def test_version_same_bytes_again_is_the_same_version(world: World) -> None:
@@ -233,21 +262,62 @@ async def test_model_name_that_is_no_slug_is_422(world: World) -> None:
     assert (status, problem["reason"]) == (422, "invalid_id")
 
 
-async def test_dataset_same_bytes_again_is_the_same_dataset(world: World) -> None:
-    sha256 = await world.upload(b"data")
-    first_status, first = await world.post("/datasets", {"name": "a", "sha256": sha256})
-    again_status, again = await world.post("/datasets", {"name": "b", "sha256": sha256})
+async def test_dataset_same_document_again_is_the_same_dataset(world: World) -> None:
+    for content in opaque().values():
+        await world.upload(content)
+    document = _document()
+    first_status, first = await world.post("/datasets", {"document": document})
+    again_status, again = await world.post("/datasets", {"document": dict(reversed(document.items()))})
     assert (first_status, again_status, again) == (201, 200, first)
+    assert (first["shards"], first["licence"], first["kind"]) == (3, "CC0-1.0", "arrays")
+    assert first["sha256"] == dataset.digest(spec_of(opaque()))
+    assert await world.get(f"/datasets/{first['sha256']}/document") == {"document": document}
+
+
+async def test_dataset_whose_shards_are_missing_is_409_and_names_them(world: World) -> None:
+    await world.upload(opaque()["gate.npz"])
+    status, problem = await world.post("/datasets", {"document": msgspec.to_builtins(spec_of(opaque()))})
+    assert status == 409
+    assert ["calibration.npz" in str(problem), "search.npz" in str(problem), "gate.npz" in str(problem)] == [
+        True,
+        True,
+        False,
+    ]
+    assert (await world.get("/datasets"))["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("shard", "pointer"),
+    [
+        ({"path": "../../etc/passwd"}, "#/document/shards/0/path"),
+        ({"length_bytes": 1}, "#/document/shards/0/length_bytes"),
+        ({"sha256": "x"}, "#/document/shards/0/sha256"),
+    ],
+)
+async def test_attack_document_that_names_other_files_is_422(
+    world: World, shard: dict[str, object], pointer: str
+) -> None:
+    await world.data()
+    document = _document()
+    shards = document["shards"]
+    assert isinstance(shards, list)
+    shards[0] |= shard
+    status, problem = await world.post("/datasets", {"document": document})
+    errors = problem["errors"]
+    assert isinstance(errors, list)
+    assert (status, errors[0]["pointer"]) == (422, pointer)
 
 
 @pytest.mark.parametrize(
     ("changed", "pointer"),
     [
         ({"version_number": 9}, "#/version_number"),
-        ({"calibration_sha256": "0" * 64}, "#/calibration_sha256"),
-        ({"evaluation_sha256": "0" * 64}, "#/evaluation_sha256"),
+        ({"dataset_sha256": "0" * 64}, "#/dataset_sha256"),
         ({"pipeline": {"steps": [{"type": "softmax"}]}}, "#/pipeline/steps"),
-        ({"max_accuracy_drop": 2}, "#/max_accuracy_drop"),
+        ({"budget": {"max_drop": 2}}, "#/budget/max_drop"),
+        ({"budget": {"max_dorp": 0.1}}, "#/budget"),
+        ({"objective": "prettiest"}, "#/objective"),
+        ({"batch": 0}, "#/batch"),
         ({"schemes": ["int4"]}, "#/schemes/0"),
         ({"profiles": [{"profile_id": "p", "architectures": []}]}, "#/profiles/0/architectures"),
     ],
@@ -256,8 +326,7 @@ async def test_conversion_of_unusable_input_is_422_and_names_it(
     world: World, changed: dict[str, object], pointer: str
 ) -> None:
     await world.order()
-    data = hashlib.sha256(b"data").hexdigest()
-    status, problem = await world.post("/conversions", _order(1, data, **changed))
+    status, problem = await world.post("/conversions", _order(1, await world.data(), **changed))
     errors = problem["errors"]
     assert isinstance(errors, list)
     assert (status, errors[0]["pointer"]) == (422, pointer)
@@ -313,10 +382,14 @@ async def test_conversion_whose_program_says_what_no_database_stores_ends_all_th
 async def test_conversion_whose_worker_broke_is_taken_up_when_the_worker_starts_again(world: World) -> None:
     conversion_id = await world.order()
     breaking = Conversions(
-        database=world.database, blobs=world.blobs, worker=BreakingWorker(), clock=world.conversions._clock
+        database=world.database,
+        blobs=world.blobs,
+        worker=BreakingWorker(),
+        runtimes=world.fleet,
+        clock=world.conversions._clock,
     )
     for _ in range(2):
-        with pytest.raises(RuntimeError):
+        with pytest.raises(ExceptionGroup):
             await breaking.work()
     assert (await world.get(f"/conversions/{conversion_id}"))["state"] == "running"
     async with world.working():
@@ -330,7 +403,11 @@ async def test_conversion_cut_three_times_is_given_up(world: World) -> None:
             [queued] = await store.conversions_in(uow.session, ConversionState.QUEUED, limit=1)
             assert queued.conversion_id == conversion_id
         ended = Conversions(
-            database=world.database, blobs=world.blobs, worker=BreakingWorker(), clock=world.conversions._clock
+            database=world.database,
+            blobs=world.blobs,
+            worker=BreakingWorker(),
+            runtimes=world.fleet,
+            clock=world.conversions._clock,
         )
         await ended._claim()
         await world.conversions.recover()

@@ -91,7 +91,8 @@ def test_choice_without_passing_artifact_says_why_for_each_profile() -> None:
 def test_choice_profile_too_small_for_all_is_named_with_sizes() -> None:
     tiny = _profile("tiny", max_size_bytes=50)
     choice = choose([FLOAT, SMALL], [tiny, GENERIC])
-    assert choice.unserved == {"tiny": "the smallest artifact has 100 bytes, the profile takes 50"}
+    problem = "full_int8 has 100 bytes, the profile takes 50; float32 has 400 bytes, the profile takes 50"
+    assert choice.unserved == {"tiny": problem}
     assert choice.artifacts == ((SMALL, (GENERIC,)),)
 
 

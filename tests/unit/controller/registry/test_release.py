@@ -20,7 +20,7 @@ from controller.registry.core.types import (
     Release,
 )
 from shared import manifest
-from shared.conversion import ConvertedArtifact, SourceFormat
+from shared.conversion import AccuracyBudget, ConvertedArtifact, Objective, SourceFormat
 from shared.hardware import GENERIC, HardwareProfile
 from shared.ids import ConversionId, HardwareProfileId, ModelName, ReleaseId, Sha256
 from shared.manifest import Accuracy, GoldenCheck, Scheme
@@ -58,12 +58,14 @@ _CONVERSION = Conversion(
     order=ConversionOrder(
         model=ModelName("digits"),
         version_number=3,
-        calibration_sha256=_DIGEST,
-        evaluation_sha256=_DIGEST,
+        dataset_sha256=_DIGEST,
         pipeline=MODEL_ONLY,
         schemes=(Scheme.FLOAT32, Scheme.FULL_INT8),
         profiles=(_PI, GENERIC),
-        max_accuracy_drop=0.01,
+        budget=AccuracyBudget(),
+        objective=Objective.SMALLEST,
+        image_input=False,
+        batch=1,
     ),
     state=ConversionState.SUCCEEDED,
     step="done",
@@ -73,6 +75,8 @@ _CONVERSION = Conversion(
     artifacts=(
         ArtifactSummary(scheme=Scheme.FLOAT16, sha256=_DIGEST, length_bytes=10, accuracy=_ACCURACY, refused="bad"),
     ),
+    candidates=(),
+    card=None,
     result_sha256=None,
     attempts=1,
     created_at=_AT,
@@ -150,27 +154,32 @@ def _conversion(**changes: object) -> dict[str, Any]:
     return {
         "model": "digits",
         "version_number": 1,
-        "calibration_sha256": _DIGEST,
-        "evaluation_sha256": _DIGEST,
+        "dataset_sha256": _DIGEST,
         **changes,
     }
 
 
 def test_conversion_asked_for_without_wishes_takes_tensors_and_every_scheme() -> None:
     body = NewConversion.model_validate(_conversion())
-    assert (body.pipeline, body.schemes, body.profiles, body.max_accuracy_drop) == (MODEL_ONLY, (), (), 0.01)
+    assert (body.pipeline, body.schemes, body.profiles, body.budget, body.batch) == (
+        MODEL_ONLY,
+        (),
+        (),
+        AccuracyBudget(),
+        1,
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
         ({"version_number": 0}, "version_number"),
-        ({"calibration_sha256": "../../etc/passwd"}, "calibration_sha256"),
-        ({"evaluation_sha256": _DIGEST.upper()}, "evaluation_sha256"),
-        ({"evaluation_sha256": _DIGEST + "\n"}, "evaluation_sha256"),
+        ({"dataset_sha256": "../../etc/passwd"}, "dataset_sha256"),
+        ({"dataset_sha256": _DIGEST.upper()}, "dataset_sha256"),
+        ({"dataset_sha256": _DIGEST + "\n"}, "dataset_sha256"),
         ({"schemes": ["int4"]}, "schemes"),
-        ({"max_accuracy_drop": -0.1}, "max_accuracy_drop"),
-        ({"max_accuracy_drop": float("nan")}, "max_accuracy_drop"),
+        ({"budget": {"max_drop": "much"}}, "budget"),
+        ({"batch": 0}, "batch"),
         ({"profiles": [{"profile_id": "pi"}]}, "profiles"),
         ({"profiles": [{"profile_id": "pi", "architectures": ["aarch64"], "memory": 1}]}, "profiles"),
         ({"pipeline": {"steps": [{"type": "exec"}]}}, "pipeline"),
