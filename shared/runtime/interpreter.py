@@ -77,6 +77,10 @@ class LiteRtInterpreter:
             ModelLoadError: the bytes are malformed, the runtime refuses them, or has no kernel for an operator.
         """
         self._stored_shapes = verify(model)
+        # What reads a variable has no shape before it runs. XNNPACK believes the one that the file declares, and writes
+        # past the end of tensors where the file is wrong; the runtime's own kernels look again.
+        if self._stored_shapes and kernels is Kernels.FAST:
+            kernels = Kernels.PLAIN
         # From bytes, never from a file: the runtime checks a buffer before it reads it, and a file only in part.
         try:
             self._native = _MODULE.Interpreter(

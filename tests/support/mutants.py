@@ -7,7 +7,6 @@ FlatBuffer, and mend what the walk cannot see.
 from __future__ import annotations
 
 import random
-import resource
 import struct
 import subprocess
 import sys
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from shared.runtime.flatbuffer import Table
 
 _MEMORY_BYTES = 8 * 2**30
-_BATCH_S = 300
+_BATCH, _BATCH_S = 200, 120
 _WRONG = (-(2**31), -(2**15), -129, -2, -1, 0, 1, 2, 3, 5, 7, 8, 16, 127, 255, 2**15, 2**16, 2**24, 2**31 - 1)
 _SMALL_BYTES = 64
 _OUT_OF_RANGE = (-(2**31), -(2**20), -2, -1)
@@ -33,10 +32,11 @@ _BEYOND = (0, 1, 7, 1000, 2**20, 2**31 - 1)
 # Loads and runs every model of stdin (length-prefixed) and says how it went, in its order. A model that dies has said
 # nothing.
 _CHILD = """
-import struct, sys
+import resource, struct, sys
 import numpy as np
 from shared.errors import LitefleetError
 from shared.runtime.interpreter import LiteRtInterpreter
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]), int(sys.argv[1])))
 while head := sys.stdin.buffer.read(4):
     model = sys.stdin.buffer.read(struct.unpack("<I", head)[0])
     try:
@@ -82,6 +82,8 @@ class Outcome(StrEnum):
     RAN = "ran"
     LARGE = "large"
     """More memory than the process may have, said in good order."""
+    HUNG = "hung"
+    """And never came back."""
     DIED = "died"
     """And took the process with it."""
 
@@ -164,21 +166,39 @@ def changed(model: bytes, site: Site, value: int) -> bytes:
 
 
 def outcomes(models: Sequence[bytes]) -> list[Outcome]:
-    """Open and run each model in a child process; after a death another child goes on with the next."""
+    """Open and run each model in a child process; after a death another child goes on with the next.
+
+    A death may be a model's before it, whose memory was freed late: how many died is sure, which of them is not.
+    """
     done: list[Outcome] = []
     while len(done) < len(models):
-        child = subprocess.run(
-            [sys.executable, "-c", _CHILD],
-            input=b"".join(struct.pack("<I", len(model)) + model for model in models[len(done) :]),
-            capture_output=True,
-            timeout=_BATCH_S,
-            check=False,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES)),
-        )
-        done += [Outcome(word) for word in child.stdout.decode().split()]
-        if len(done) < len(models):
-            done.append(Outcome.DIED)
+        batch = models[len(done) : len(done) + _BATCH]
+        said, ended = _run_child(batch)
+        done += said
+        if len(said) < len(batch):
+            done.append(ended)
+        elif ended is Outcome.DIED:
+            done[-1] = ended
     return done
+
+
+def _run_child(batch: Sequence[bytes]) -> tuple[list[Outcome], Outcome]:
+    """What became of the models until the child ended, and how it did: RAN when by itself."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", _CHILD, str(_MEMORY_BYTES)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    with child:
+        try:
+            answer, _ = child.communicate(b"".join(struct.pack("<I", len(model)) + model for model in batch), _BATCH_S)
+            ended = Outcome.DIED if child.returncode else Outcome.RAN
+        except subprocess.TimeoutExpired:
+            child.kill()
+            answer, _ = child.communicate()
+            ended = Outcome.HUNG
+    return [Outcome(word) for word in answer.decode().split()], ended
 
 
 def counted(found: Sequence[Outcome]) -> dict[str, int]:
