@@ -66,7 +66,7 @@ def make(old: Path, new: Path, into: Path) -> DeltaOutcome:
     drafts = {encoding: into.with_name(f"{into.name}.{encoding}") for encoding in DeltaEncoding}
     try:
         for encoding, draft in drafts.items():
-            _write(encoding, old, new, draft)
+            write(encoding, old, new, draft)
         best = min(drafts, key=lambda encoding: drafts[encoding].stat().st_size)
         length_bytes = drafts[best].stat().st_size
         if length_bytes > MAX_SHARE * new.stat().st_size:
@@ -79,7 +79,8 @@ def make(old: Path, new: Path, into: Path) -> DeltaOutcome:
     return DeltaOutcome(encoding=best, length_bytes=length_bytes)
 
 
-def _write(encoding: DeltaEncoding, old: Path, new: Path, into: Path) -> None:
+def write(encoding: DeltaEncoding, old: Path, new: Path, into: Path) -> None:
+    """Write a delta in one encoding, whatever its size. Raises OSError."""
     header = DeltaHeader(
         encoding=encoding,
         old_bytes=old.stat().st_size,
