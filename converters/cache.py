@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from shared.decoding import MALFORMED
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _DIGEST_BYTES = 32
 _NEW = ".new"
@@ -87,3 +85,14 @@ def key(kind: str, *parts: str | bytes | msgspec.Struct | None) -> str:
         hashed.update(len(piece).to_bytes(8, "big"))
         hashed.update(piece)
     return f"{kind}-{hashed.hexdigest()}"
+
+
+def program() -> str:
+    """Return a digest of the code that converts: another program may make other bytes of the same input."""
+    hashed = hashlib.sha256()
+    here = Path(__file__).parent
+    for folder in (here, here.with_name("shared")):
+        for path in sorted(folder.rglob("*.py")):
+            hashed.update(path.relative_to(folder.parent).as_posix().encode())
+            hashed.update(path.read_bytes())
+    return hashed.hexdigest()

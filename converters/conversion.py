@@ -2,187 +2,169 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from dataclasses import dataclass
-from importlib import metadata
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
-from converters import datasets, doubts, gate, golden_cases, parity, plan, quantize
-from converters.failures import ConversionFailedError, SchemeFailedError, UnsupportedOperatorError
-from converters.loaders import archive, keras
-from shared.conversion import ConversionRequest, ConversionResult, ConvertedArtifact, FailureKind
-from shared.errors import ModelFailedError, ModelLoadError
-from shared.manifest import Scheme, digest
-from shared.runtime.interpreter import LiteRtInterpreter, runtime_name_and_version
-from shared.runtime.pipeline import CompiledPipeline, top_answers
+from converters import cards, choosing, doubts, gate, plan, search
+from converters.bench import Bench, Shop
+from converters.failures import ConversionFailedError
+from converters.ground import prepare
+from converters.judge import Court
+from converters.plan import Stage
+from converters.search import Question, Trial
+from converters.stopwatch import OwnStopwatch
+from shared.conversion import ConversionRequest, ConversionResult, FailureKind, Recipe
+from shared.dataset import Split
+from shared.manifest import Scheme
+from shared.runtime.interpreter import runtime_name_and_version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from numpy.typing import NDArray
+    from converters.choosing import Choice
+    from converters.ground import Ground, Tell
+    from shared.conversion import ConvertedArtifact
 
-    Tensor = NDArray[Any]
-
-_LATENCY_RUNS = 101
-_LATENCY_BUDGET_S = 2.0
-"""A model slower than this budget allows is measured fewer times: it varies less, too."""
-_LATENCY_LEAST_RUNS = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
-    """The source and all that artifacts are judged against."""
-
-    source: keras.SourceModel
-    doubts: Sequence[str]
-    """What the data cannot show, whatever is made."""
-    evaluation: datasets.Evaluation
-    scores: NDArray[np.float32]
-    """`(N, K)` of the source, through the pipeline."""
-    calibration_inputs: Sequence[Tensor]
-    golden_inputs: Sequence[Tensor]
+_SEARCH_PATIENCE_S, _GATE_PATIENCE_S = 0.5, 2.0
+"""A model slower than this allows is timed fewer times."""
+_USUAL_CANDIDATES = 12
+"""Of a search, for its progress alone."""
 
 
-def convert(request: ConversionRequest, enter: Callable[[str], None]) -> ConversionResult:
-    """Carry out `request`; calls `enter` with the name of each step of `plan.stages` as it begins.
+def convert(request: ConversionRequest, tell: Tell) -> ConversionResult:
+    """Carry out `request`, and tell of the progress.
 
     Raises:
         InvalidInputError: the request, the model or the data cannot be used; names what would mend it.
         ConversionFailedError: no artifact came out that may be released.
     """
     plan.check_request(request)
-    enter(plan.CHECK_DATA)
-    # Everything that can be refused without the framework is refused before it is imported.
-    source_path = Path(request.source_path)
-    archive.check_archive(source_path)
-    calibration = datasets.load_calibration(Path(request.calibration_path))
-    evaluation = datasets.load_evaluation(Path(request.evaluation_path))
-    enter(plan.LOAD_SOURCE)
-    source = keras.load(source_path)
-    enter(plan.MEASURE_SOURCE)
-    reference = _measure_source(request, source, calibration, evaluation)
-    artifacts, failures = _make_all(request, reference, enter)
-    warnings = [*reference.doubts]
+    with tempfile.TemporaryDirectory(dir=request.scratch_path, prefix="work-") as folder:
+        ground = prepare(request, Path(folder), tell)
+        tell(Stage.SEARCH)
+        bench = _bench(ground, tell)
+        trials = _trials(ground, bench)
+        said = [] if bench.in_time() else [doubts.of_time(len(trials), request.max_search_s)]
+        tell(Stage.GATE)
+        choice = _choose(ground, bench, trials, tell)
+        tell(Stage.CARD)
+        result = _result(ground, trials, choice, said)
+        card_path = cards.write(ground, choice, result, bench.sensitivity)
+        return _judged(msgspec.structs.replace(result, card_path=card_path), choice, trials)
+
+
+def _bench(ground: Ground, tell: Tell) -> Bench:
+    done = 0
+
+    def progress(step: str) -> None:
+        nonlocal done
+        tell(Stage.SEARCH, done / (done + _USUAL_CANDIDATES), step)
+        done += 1
+
+    shop = Shop(
+        request=ground.request,
+        kept=ground.kept,
+        program=ground.program,
+        made=ground.made,
+        model=ground.model,
+        pipeline=ground.pipeline,
+        calibration=ground.data.splits[Split.CALIBRATION],
+        searched=ground.searched,
+        stopwatch=_stopwatch(ground.request, _SEARCH_PATIENCE_S),
+    )
+    return Bench(shop, progress)
+
+
+def _trials(ground: Ground, bench: Bench) -> list[Trial]:
+    return [_finished(ground, bench)] if ground.is_finished else search.explore(_question(ground), bench)
+
+
+def _finished(ground: Ground, bench: Bench) -> Trial:
+    """Return the trial of a source that is an artifact already."""
+    integer_io = any(not spec.dtype.startswith("float") for spec in ground.made.facts.inputs)
+    return bench.measured(Recipe(scheme=Scheme.FULL_INT8, integer_io=integer_io), ground.model)
+
+
+def _question(ground: Ground) -> Question:
+    request = ground.request
+    return Question(
+        schemes=request.schemes,
+        profiles=request.profiles,
+        budget=request.budget,
+        objective=request.objective,
+        image_input=request.image_input,
+        snr_floor_db=ground.snr_floor_db,
+    )
+
+
+def _choose(ground: Ground, bench: Bench, trials: Sequence[Trial], tell: Tell) -> Choice:
+    request = ground.request
+    if ground.is_finished:
+        # No number of samples shows that a file loses nothing against itself, and none is needed.
+        budget = msgspec.structs.replace(request.budget, max_drop=1.0)
+        request = msgspec.structs.replace(request, budget=budget)
+    court = Court(
+        request=request,
+        pipeline=ground.pipeline,
+        judged=ground.judged,
+        slices=ground.data.spec.slices,
+        snr_floor_db=ground.snr_floor_db,
+        stateful=ground.made.stateful,
+        stopwatch=_stopwatch(ground.request, _GATE_PATIENCE_S),
+    )
+
+    def judge(trial: Trial, look: int) -> ConvertedArtifact:
+        tell(Stage.GATE, look / (look + 1), search.describe(trial.recipe))
+        content = ground.model if ground.is_finished else bench.content(trial.recipe)
+        return court.judge(content, trial, look)
+
+    return choosing.choose(trials, _question(ground), ground.request.runtimes, judge)
+
+
+def _stopwatch(request: ConversionRequest, patience_s: float) -> OwnStopwatch:
+    threads = max(profile.threads for profile in request.profiles)
+    return OwnStopwatch(threads=min(threads, request.threads), patience_s=patience_s)
+
+
+def _result(ground: Ground, trials: Sequence[Trial], choice: Choice, said: Sequence[str]) -> ConversionResult:
+    request, facts = ground.request, ground.made.facts
+    artifacts = tuple(choice.artifacts.values())
+    warnings = [*ground.data.doubts, *_of_labels(ground), *said]
     for made in artifacts:
-        warnings += doubts.of_artifact(made, request.max_accuracy_drop)
-    problems = [f"{scheme} could not be made: {problem}" for scheme, problem in failures.items()]
-    result = ConversionResult(
-        artifacts=tuple(artifacts),
-        message="; ".join(problems + [f"warning: {warning}" for warning in warnings]),
-        warnings=tuple(warnings),
-        parameters=source.parameters,
-        source_bytes=source_path.stat().st_size,
-        worker=_worker(),
-    )
-    return _judged(result, failures)
-
-
-def _measure_source(
-    request: ConversionRequest, source: keras.SourceModel, calibration: Tensor, evaluation: datasets.Evaluation
-) -> Reference:
-    pipeline = CompiledPipeline(request.pipeline, source.interpreter)
-    datasets.check_labels(evaluation.labels, source.classes)
-    calibration_inputs = datasets.prepare(calibration, pipeline, "calibration.x")
-    evaluation_inputs = datasets.prepare(evaluation.items, pipeline, "evaluation.x")
-    scores = pipeline.scores(evaluation.items)
-    broken = int((~np.isfinite(scores)).any(axis=1).sum())
-    if broken:
-        raise ConversionFailedError(
-            FailureKind.BAD_INPUT,
-            f"nan_outputs: the source model answers {broken} of {len(scores)} evaluation items with NaN or infinity",
-        )
-    said = doubts.of_data(float((top_answers(scores) == evaluation.labels).mean()), evaluation.labels, source.classes)
-    # Only full int8 is fitted to the calibration data.
-    repeated = doubts.overlap(calibration_inputs, evaluation_inputs) if Scheme.FULL_INT8 in request.schemes else ""
-    chosen = golden_cases.choose(evaluation.labels, scores, request.golden_cases)
-    return Reference(
-        source=source,
-        doubts=[repeated, *said] if repeated else said,
-        evaluation=evaluation,
-        scores=scores,
-        calibration_inputs=calibration_inputs,
-        golden_inputs=[evaluation_inputs[index] for index in chosen],
-    )
-
-
-def _make_all(
-    request: ConversionRequest, reference: Reference, enter: Callable[[str], None]
-) -> tuple[list[ConvertedArtifact], dict[Scheme, SchemeFailedError]]:
-    artifacts: list[ConvertedArtifact] = []
-    failures: dict[Scheme, SchemeFailedError] = {}
-    model = keras.with_batch_of_one(reference.source.model)
-    for scheme in request.schemes:
-        enter(plan.convert_stage(scheme))
-        try:
-            content = quantize.to_tflite(model, scheme, reference.calibration_inputs)
-            enter(plan.measure_stage(scheme))
-            artifacts.append(_measured(request, reference, scheme, content))
-        except SchemeFailedError as exc:
-            failures[scheme] = exc
-        except (ModelLoadError, ModelFailedError) as exc:
-            failures[scheme] = SchemeFailedError(f"what the converter made does not run: {exc}")
-    return artifacts, failures
-
-
-def _measured(request: ConversionRequest, reference: Reference, scheme: Scheme, content: bytes) -> ConvertedArtifact:
-    interpreter = LiteRtInterpreter(content, threads=request.threads)
-    scores = CompiledPipeline(request.pipeline, interpreter).scores(reference.evaluation.items)
-    compared = parity.compare(reference.scores, scores)
-    accuracy = gate.accuracy(reference.scores, scores, reference.evaluation.labels)
-    golden, disagreement = golden_cases.make(content, reference.golden_inputs, scheme)
-    path = Path(request.scratch_path) / f"{scheme}.tflite"
-    path.write_bytes(content)
-    return ConvertedArtifact(
-        scheme=scheme,
-        path=str(path),
-        sha256=digest(content),
-        length_bytes=len(content),
-        inputs=interpreter.inputs,
-        outputs=interpreter.outputs,
-        accuracy=accuracy,
-        max_abs_diff=compared.max_abs_diff,
-        latency_ms=_latency_ms(interpreter, reference.golden_inputs[0]),
-        golden=golden,
-        refused=parity.refusal(compared, scheme, len(scores))
-        or gate.refusal(accuracy, request.max_accuracy_drop)
-        or disagreement,
-    )
-
-
-def _judged(result: ConversionResult, failures: dict[Scheme, SchemeFailedError]) -> ConversionResult:
-    if not result.artifacts:
-        unsupported = all(isinstance(failure, UnsupportedOperatorError) for failure in failures.values())
-        kind = FailureKind.UNSUPPORTED_OP if unsupported else FailureKind.NOTHING_PASSED
-        raise ConversionFailedError(kind, result.message)
-    if all(made.refused for made in result.artifacts):
-        # The refused ones stay in the result: how far each was off is what mends the model.
-        problem = "; ".join(filter(None, [gate.closest(result.artifacts), result.message]))
-        return msgspec.structs.replace(result, failure=FailureKind.NOTHING_PASSED, message=problem)
-    return result
-
-
-def _latency_ms(interpreter: LiteRtInterpreter, item: Tensor) -> float:
-    batch = item[np.newaxis]
-    interpreter.run([batch])
-    durations: list[float] = []
-    begin = time.perf_counter()
-    while len(durations) < _LATENCY_RUNS:
-        start = time.perf_counter()
-        interpreter.run([batch])
-        end = time.perf_counter()
-        durations.append(end - start)
-        if end - begin > _LATENCY_BUDGET_S and len(durations) >= _LATENCY_LEAST_RUNS:
-            break
-    return statistics.median(durations) * 1000
-
-
-def _worker() -> str:
+        warnings += doubts.of_artifact(made, request.budget)
     runtime, version = runtime_name_and_version()
-    import tensorflow as tf
+    return ConversionResult(
+        artifacts=artifacts,
+        message="; ".join(f"warning: {warning}" for warning in warnings),
+        warnings=tuple(warnings),
+        parameters=facts.parameters,
+        source_bytes=Path(request.source_path).stat().st_size,
+        worker=f"{facts.worker}, {runtime} {version}",
+        candidates=search.table(trials, choice.outcomes(), _question(ground)),
+        operators_before=facts.operators_before,
+        operators_after=facts.operators_after,
+    )
 
-    return f"keras {metadata.version('keras')}, tensorflow {tf.__version__}, {runtime} {version}"
+
+def _of_labels(ground: Ground) -> list[str]:
+    judged = ground.judged
+    labels = judged.samples.labels
+    if labels is None:
+        return []
+    return doubts.of_data(judged.samples.field, float((judged.answers == labels).mean()), labels, judged.classes)
+
+
+def _judged(result: ConversionResult, choice: Choice, trials: Sequence[Trial]) -> ConversionResult:
+    """Return the result, as a failure that says what came closest where no class of hardware got anything."""
+    if choice.chosen:
+        return result
+    if not any(trial.sha256 for trial in trials):
+        problems = dict.fromkeys(f"{trial.recipe.scheme} could not be made: {trial.failed}" for trial in trials)
+        raise ConversionFailedError(FailureKind.NOTHING_PASSED, "; ".join(problems))
+    # The refused ones stay in the result: how far each was off is what mends the model.
+    closest = gate.closest(result.artifacts) if result.artifacts else search.closest(trials, result.candidates)
+    problem = "; ".join(filter(None, [closest, result.message]))
+    return msgspec.structs.replace(result, failure=FailureKind.NOTHING_PASSED, message=problem)

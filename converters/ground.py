@@ -1,0 +1,140 @@
+"""What a conversion stands on: the data, the float model, and the source's own answers; all of it proved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from converters import datasets, gate
+from converters.answers import classifies
+from converters.cache import Cache
+from converters.graph import FloatGraph
+from converters.origin import Float, Origin, gather
+from converters.plan import Stage
+from converters.reference import Reference, refer
+from shared.conversion import ConversionRequest, SourceFormat
+from shared.dataset import Split
+from shared.errors import InvalidInputError
+from shared.pipeline import Normalise, PipelineSpec
+from shared.runtime.interpreter import LiteRtInterpreter
+from shared.runtime.pipeline import CompiledPipeline
+
+if TYPE_CHECKING:
+    from converters.datasets import Dataset
+
+_UNJUDGED_SNR_DB = 20.0
+"""Least signal-to-noise ratio where neither labels nor classes say what an answer is worth: noise of a tenth."""
+
+
+class Tell(Protocol):
+    """Hears of progress."""
+
+    def __call__(self, stage: Stage, share: float = 0.0, detail: str = "") -> None:
+        """A stage is done by `share` (0..1), and `detail` is what it does now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """The source, and the data with its answers: what everything else stands on."""
+
+    request: ConversionRequest
+    data: Dataset
+    made: Float
+    model: bytes
+    """The float model that artifacts are made of: with the normalisation inside, where images are to go in."""
+    pipeline: PipelineSpec
+    """What stands before and after an artifact on a device."""
+    searched: Reference
+    judged: Reference
+    snr_floor_db: float | None
+    kept: Cache
+    program: str
+    """Names the code and libraries that make and measure."""
+    is_finished: bool
+    """The source is a quantized `.tflite` already: there is nothing to search, and nothing that it could lose."""
+
+
+def prepare(request: ConversionRequest, scratch: Path, tell: Tell) -> Ground:
+    """Do all that comes before the search, and end the front end after it.
+
+    Raises:
+        InvalidInputError: the request, the model or the data cannot be used; names what would mend it.
+        ConversionFailedError: there is no float model, or it does not answer as its source.
+    """
+    tell(Stage.CHECK_DATA)
+    # Everything that can be refused without the framework is refused before it starts.
+    data = datasets.open_dataset(request, scratch / "data")
+    if request.source_format is not SourceFormat.TFLITE:
+        _check_enough(request, data)
+    kept = Cache(Path(request.cache_path) if request.cache_path else scratch / "kept")
+    with Origin(request, kept, scratch / "source", lambda step: tell(Stage.LOAD_SOURCE, 0.5, step)) as origin:
+        tell(Stage.LOAD_SOURCE)
+        made = origin.load()
+        is_finished = request.source_format is SourceFormat.TFLITE and FloatGraph(made.model).is_quantized
+        if not is_finished:
+            _check_enough(request, data)
+        pipeline = CompiledPipeline(request.pipeline, LiteRtInterpreter(made.model, threads=1))
+        for samples in data.splits.values():
+            datasets.check_items(samples, pipeline)
+        references = {}
+        for share, split in ((0.0, Split.SEARCH), (0.3, Split.GATE)):
+            tell(Stage.ASK_SOURCE, share, split)
+            samples = data.splits[split]
+            outputs = gather(origin.answers(made, samples), len(samples), scratch / f"answers-{split}")
+            references[split] = refer(samples, outputs, pipeline)
+            datasets.check_labels(samples, references[split].classes)
+        program = origin.program
+    judged = references[Split.GATE]
+    model, served = _with_image_input(request, made)
+    return Ground(
+        request=request,
+        data=data,
+        made=made,
+        model=model,
+        pipeline=served,
+        searched=references[Split.SEARCH],
+        judged=judged,
+        snr_floor_db=_snr_floor_db(request, made, judged),
+        kept=kept,
+        program=program,
+        is_finished=is_finished,
+    )
+
+
+def _check_enough(request: ConversionRequest, data: Dataset) -> None:
+    """Refuse a gate split on which not even an artifact without one wrong answer could be certified."""
+    samples, margin = data.splits[Split.GATE], request.budget.max_drop
+    if samples.labels is None:
+        return
+    chance = gate.chance_of_look(0)
+    bound = gate.drop_bound(len(samples), 0, 0, chance)
+    if bound > margin:
+        needed = gate.samples_needed(len(samples), 0, 0, margin, chance)
+        raise InvalidInputError(
+            field=f"{samples.field}.y",
+            problem=f"{len(samples):,} samples cannot show that less than {margin:.2%} of accuracy is lost",
+            remedy=f"{needed:,} are needed at least, or a budget.max_drop of {bound:.3f}" if needed else "allow a drop",
+        )
+
+
+def _snr_floor_db(request: ConversionRequest, made: Float, judged: Reference) -> float | None:
+    if request.budget.min_snr_db is not None:
+        return request.budget.min_snr_db
+    # One score without labels has no second to be mistaken for.
+    is_judged = judged.samples.labels is not None or (classifies(made.facts.outputs) and judged.classes > 1)
+    return None if is_judged else _UNJUDGED_SNR_DB
+
+
+def _with_image_input(request: ConversionRequest, made: Float) -> tuple[bytes, PipelineSpec]:
+    if not request.image_input:
+        return made.model, request.pipeline
+    from converters import image_input
+
+    step = next((step for step in request.pipeline.steps if isinstance(step, Normalise)), Normalise())
+    left = tuple(step for step in request.pipeline.steps if not isinstance(step, Normalise))
+    model = image_input.fold(made.model, scale=step.scale, offset=step.offset)
+    return model, msgspec.structs.replace(request.pipeline, steps=left)

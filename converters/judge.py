@@ -1,0 +1,158 @@
+"""The gate: one artifact, made and chosen without a look at the gate split, judged on the whole of it.
+
+Machine-readable refusals: `nan_outputs`, `output_mismatch`, `accuracy_drop`, `agreement`, `confident_agreement`,
+`class_drop`, `slice_drop`, `snr`, `kernels_disagree` of an artifact; `size`, `latency`, `runtime` of a hardware class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from converters import gate, golden_cases, parity, reference, runtimes
+from converters.answers import Answerer
+from shared.conversion import CheckOutcome, ConvertedArtifact, RuntimeVersion
+from shared.hardware import Runtime
+from shared.manifest import digest
+from shared.runtime.interpreter import LiteRtInterpreter, runtime_name_and_version
+from shared.runtime.pipeline import CompiledPipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from converters.reference import Reference
+    from converters.search import Trial
+    from converters.stopwatch import Stopwatch, Timing
+    from shared.conversion import ConversionRequest, GateReport, RuntimeCheck
+    from shared.hardware import HardwareProfile
+    from shared.manifest import GoldenCheck
+    from shared.pipeline import PipelineSpec
+
+    Tensor = NDArray[Any]
+
+_USUAL = {Runtime.TFLITE_RUNTIME: "2.14.0"}
+"""Taken for a class whose devices have not told their version: the last one that exists."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Court:
+    """What every artifact is judged with."""
+
+    request: ConversionRequest
+    pipeline: PipelineSpec
+    """What stands before and after an artifact on a device."""
+    judged: Reference
+    """The gate split, with the source's answers."""
+    slices: tuple[str, ...]
+    snr_floor_db: float | None
+    stateful: bool
+    stopwatch: Stopwatch
+
+    def judge(self, content: bytes, trial: Trial, look: int) -> ConvertedArtifact:
+        """Judge one artifact, the `look`-th (from 0) that was let before the gate, and leave it in the scratch folder.
+
+        Raises:
+            ModelLoadError: one kind of kernels cannot run it.
+            ModelFailedError: it breaks on an item.
+        """
+        request, judged = self.request, self.judged
+        with Answerer(content, self.pipeline, cores=request.threads, stateful=self.stateful) as answerer:
+            compared = reference.compare(judged, answerer.over(judged.samples))
+        evidence = judged.evidence(compared.answers, request.budget.confident)
+        interpreter = LiteRtInterpreter(content, threads=1)
+        inputs = self._golden_inputs(CompiledPipeline(self.pipeline, interpreter))
+        golden, disagreement = golden_cases.make(content, inputs, trial.recipe.scheme)
+        timing = self.stopwatch.time(content, inputs[0])
+        report = self._report(evidence, compared.parity.snr_db, timing, look)
+        accuracy = gate.accuracy(evidence)
+        refused = (
+            parity.refusal(compared.parity, trial.recipe.scheme, accuracy.samples)
+            or self._refusal(report)
+            or disagreement
+        )
+        if not refused:
+            checks = tuple(self._check(content, golden, version) for version in self._versions())
+            report = msgspec.structs.replace(report, runtimes=checks)
+        return ConvertedArtifact(
+            scheme=trial.recipe.scheme,
+            path=str(self._written(content, trial)),
+            sha256=digest(content),
+            length_bytes=len(content),
+            inputs=interpreter.inputs,
+            outputs=interpreter.outputs,
+            accuracy=accuracy,
+            max_abs_diff=compared.parity.max_abs_diff,
+            latency_ms=timing.median_ms,
+            golden=golden,
+            recipe=trial.recipe,
+            report=report,
+            refused=refused,
+        )
+
+    def _golden_inputs(self, pipeline: CompiledPipeline) -> list[Tensor]:
+        judged = self.judged
+        chosen = golden_cases.choose(judged.truth, judged.leads, self.request.golden_cases)
+        # What remembers is asked in the order in which it was judged.
+        return [pipeline.prepare(judged.samples.item(index)) for index in sorted(chosen)]
+
+    def _report(self, evidence: gate.Evidence, snr_db: float | None, timing: Timing, look: int) -> GateReport:
+        budget, names = self.request.budget, self.request.pipeline.labels
+        measured = gate.report(evidence, names, self.slices, budget.max_drop, gate.chance_of_look(look))
+        return msgspec.structs.replace(
+            measured,
+            snr_db=snr_db,
+            latency_p95_ms=timing.p95_ms,
+            peak_memory_bytes=timing.peak_memory_bytes,
+            measured_on=timing.measured_on,
+        )
+
+    def _refusal(self, report: GateReport) -> str:
+        budget = msgspec.structs.replace(self.request.budget, min_snr_db=self.snr_floor_db)
+        return gate.refusal(report, budget)
+
+    def _check(self, content: bytes, golden: GoldenCheck, version: RuntimeVersion) -> RuntimeCheck:
+        root = Path(self.request.environments_path) if self.request.environments_path else None
+        return runtimes.check(content, golden, version, root)
+
+    def _versions(self) -> list[RuntimeVersion]:
+        """Return the runtimes that the artifact must answer right on, each once."""
+        found: list[RuntimeVersion] = []
+        for profile in self.request.profiles:
+            found += [version for version in versions_of(profile, self.request.runtimes) if version not in found]
+        return found
+
+    def _written(self, content: bytes, trial: Trial) -> Path:
+        path = Path(self.request.scratch_path) / f"{trial.recipe.scheme}-{trial.sha256[:12]}.tflite"
+        path.write_bytes(content)
+        return path
+
+
+def versions_of(profile: HardwareProfile, fleet: Sequence[RuntimeVersion]) -> list[RuntimeVersion]:
+    """Return which runtimes devices of a class have; the local one, or the usual one, where nobody told."""
+    told = [version for version in fleet if version.runtime is profile.runtime]
+    if told:
+        return told
+    runtime, version = runtime_name_and_version()
+    # Where this program runs, it is the one of the two that has no usual version.
+    usual = version if runtime is profile.runtime else _USUAL.get(profile.runtime, version)
+    return [RuntimeVersion(runtime=profile.runtime, version=usual)]
+
+
+def unfit(made: ConvertedArtifact, profile: HardwareProfile, fleet: Sequence[RuntimeVersion]) -> str:
+    """Return "" or why devices of a class may not have an artifact that was judged."""
+    wanted = {(version.runtime, version.version) for version in versions_of(profile, fleet)}
+    for check in made.report.runtimes:
+        if (check.runtime, check.version) in wanted and check.outcome is CheckOutcome.FAILED:
+            return f"runtime: {check.runtime} {check.version}: {check.reason}"
+    if profile.max_size_bytes is not None and made.length_bytes > profile.max_size_bytes:
+        return f"size: {made.length_bytes:,} bytes > {profile.max_size_bytes:,}"
+    report = made.report
+    if profile.max_latency_ms is not None and report.latency_p95_ms > profile.max_latency_ms:
+        where = f"on the {report.measured_on}"
+        return f"latency: p95 {report.latency_p95_ms:.3g} ms > {profile.max_latency_ms:g} ms ({where})"
+    return ""
