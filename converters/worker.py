@@ -105,11 +105,13 @@ def _turn(text: bytes, opened: _Opened | None, say: Callable[[FrontendLine], Non
 
 
 def _load(request: FrontendRequest, say: Callable[[FrontendLine], None]) -> _Opened:
+    from converters.restamp import restamp
+
     begin = time.monotonic()
     say(FrontendProgress(step="open source"))
     source = _open(request)
     say(FrontendProgress(step="convert"))
-    content = source.to_tflite(request.batch)
+    content = restamp(source.to_tflite(request.batch))
     say(FrontendProgress(step="check float model"))
     opened, operators, difference = _checked(request, source, content)
     path = Path(request.scratch_path) / _MODEL_NAME

@@ -51,7 +51,7 @@ _MODULES = {
     Environment.BASE: (),
     Environment.TF: ("tensorflow", "keras", "ai_edge_litert"),
     Environment.TORCH: ("torch", "litert_torch", "ai_edge_litert"),
-    Environment.ONNX: ("torch", "litert_torch", "onnx", "onnx2torch", "ai_edge_litert"),
+    Environment.ONNX: ("torch", "litert_torch", "onnx", "onnxsim", "ai_edge_litert"),
     Environment.JAX: ("jax", "litert_converter", "sklearn", "skops", "ai_edge_litert"),
     Environment.TFLITE: ("tflite_runtime",),
 }
@@ -82,8 +82,9 @@ def locate(environment: Environment, root: Path | None) -> Located:
     Raises:
         InvalidInputError: neither is there; names the command that installs it.
     """
-    if all(importlib.util.find_spec(module) is not None for module in _MODULES[environment]):
-        return Located(environment=environment, python=Path(sys.executable), fingerprint=fingerprint(sys.path))
+    if is_built_in(environment):
+        found = fingerprint(sys.path, platform.python_version())
+        return Located(environment=environment, python=Path(sys.executable), fingerprint=found)
     folder = folder_of(environment, root)
     python = folder / "bin" / "python"
     if not python.exists():
@@ -92,7 +93,19 @@ def locate(environment: Environment, root: Path | None) -> Located:
             problem=f"the {environment} converters are not installed in {folder.parent}",
             remedy=f"litefleet converters install {environment}",
         )
-    return Located(environment=environment, python=python, fingerprint=fingerprint(_site_packages(folder)))
+    found = fingerprint(_site_packages(folder), _python_version(folder))
+    return Located(environment=environment, python=python, fingerprint=found)
+
+
+def is_built_in(environment: Environment) -> bool:
+    """Whether the running interpreter has the environment's libraries itself."""
+    return all(importlib.util.find_spec(module) is not None for module in _MODULES[environment])
+
+
+def missing_modules(environment: Environment, folder: Path) -> list[str]:
+    """Return which of the modules that an environment is for are not in the one at `folder`."""
+    packages = [Path(path) for path in _site_packages(folder)]
+    return [name for name in _MODULES[environment] if not any((path / name).is_dir() for path in packages)]
 
 
 def root_folder(root: Path | None) -> Path:
@@ -114,12 +127,18 @@ def lock_path(environment: Environment) -> Path:
     return _LOCKS / f"{environment}.txt"
 
 
-def fingerprint(search_path: Iterable[str]) -> str:
-    """Return the digest of what is installed along a module search path."""
+def fingerprint(search_path: Iterable[str], python_version: str) -> str:
+    """Return the digest of what is installed along a module search path, for a Python and this kind of machine."""
     found = {f"{item.metadata['Name'].lower()}=={item.version}" for item in metadata.distributions(path=[*search_path])}
-    described = [*sorted(found), platform.python_version(), platform.machine()]
+    described = [*sorted(found), python_version, platform.machine()]
     return hashlib.sha256("\n".join(described).encode()).hexdigest()
 
 
 def _site_packages(folder: Path) -> list[str]:
     return [str(path) for path in sorted(folder.glob("lib/python*/site-packages"))]
+
+
+def _python_version(folder: Path) -> str:
+    # As the environment was made; asking its interpreter would cost a process.
+    lines = (folder / "pyvenv.cfg").read_text(encoding="utf-8").splitlines()
+    return next((line.partition("=")[2].strip() for line in lines if line.startswith("version")), "")
