@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from shared.errors import ModelLoadError
 from shared.runtime import operators, schema
+from shared.runtime.sparsity import stored_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -61,8 +62,10 @@ def check_tensors(graph: Table, buffers: Sequence[int], where: str) -> list[Tens
         buffer = table.number(schema.TENSOR_BUFFER, "I")
         require(buffer < len(buffers), f"{name} names buffer {buffer} of {len(buffers)}")
         tensor = _tensor(table, name, constant=buffers[buffer] > 0)
-        if tensor.constant and tensor.bits is not None and not table.has(schema.TENSOR_SPARSITY):
-            wanted = -(-tensor.size * tensor.bits // 8)
+        sparsity = table.table(schema.TENSOR_SPARSITY)
+        values = tensor.size if sparsity is None else stored_values(sparsity, tensor.shape, name)
+        if tensor.constant and tensor.bits is not None:
+            wanted = -(-values * tensor.bits // 8)
             require(buffers[buffer] >= wanted, f"{name} needs {wanted} bytes and has {buffers[buffer]}")
         made.append(tensor)
     inputs, outputs = graph.integers(schema.GRAPH_INPUTS), graph.integers(schema.GRAPH_OUTPUTS)
