@@ -53,7 +53,7 @@ class _Tensor:
 
     @cached_property
     def name(self) -> str:
-        return _text(self.table, schema.TENSOR_NAME)
+        return self.table.text(schema.TENSOR_NAME)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -257,7 +257,7 @@ def _is_state(tensor: _Tensor) -> bool:
 def _min_runtime_version(top: Table) -> str:
     buffers = top.tables(schema.MODEL_BUFFERS)
     for entry in top.tables(schema.MODEL_METADATA):
-        if _text(entry, schema.METADATA_NAME) == _VERSION_ENTRY:
+        if entry.text(schema.METADATA_NAME) == _VERSION_ENTRY:
             start, length, _ = _span(buffers[entry.number(schema.METADATA_BUFFER, "I")])
             return top.data[start : start + min(length, 32)].rstrip(b"\0").decode(errors="replace")
     return ""
@@ -301,11 +301,6 @@ def _span(buffer: Table) -> tuple[int, int, bool]:
     if offset > 1:
         return offset, buffer.number(schema.BUFFER_SIZE, "Q"), True
     return *buffer.vector(schema.BUFFER_DATA, 1), False
-
-
-def _text(table: Table, field: int) -> str:
-    start, length = table.vector(field, 1)
-    return table.data[start : start + length].decode(errors="replace")
 
 
 def _summed(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:

@@ -13,6 +13,7 @@ from shared.errors import ModelLoadError
 
 _NUMBERS = {kind: struct.Struct(f"<{kind}") for kind in "bBhHiIqQf"}
 _UOFFSET = 4
+_MOST_LETTERS = 2**16
 _MOST_READ = 4_000_000
 """Items of vectors, of one file: a few seconds of a slow device. A model of 1,000 layers has some 100,000."""
 
@@ -63,6 +64,20 @@ class Table:
     def integers(self, field: int, kind: str = "i") -> tuple[int, ...]:
         """Return a field that is a vector of integers; empty when it is absent."""
         return tuple(int(number) for number in self.numbers(field, kind))
+
+    def text(self, field: int) -> str:
+        """Return a field that is a string; "" when it is absent.
+
+        Raises:
+            ModelLoadError: it is no UTF-8. The runtime's bindings make names of it without looking, and end the process.
+        """
+        start, length = self.vector(field, 1)
+        if length > _MOST_LETTERS:
+            raise ModelLoadError(f"the model is malformed: a name at byte {start} has {length} letters")
+        try:
+            return str(self.data[start : start + length], "utf-8")
+        except UnicodeDecodeError as exc:
+            raise ModelLoadError(f"the model is malformed: a name at byte {start} is no UTF-8") from exc
 
     def vector(self, field: int, item_bytes: int) -> tuple[int, int]:
         """Return where the items of a vector begin, and how many there are."""

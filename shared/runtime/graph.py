@@ -59,6 +59,7 @@ def check_tensors(graph: Table, buffers: Sequence[int], where: str) -> list[Tens
     made = []
     for index, table in enumerate(graph.tables(schema.GRAPH_TENSORS)):
         name = f"{where} tensor {index}"
+        table.text(schema.TENSOR_NAME)
         buffer = table.number(schema.TENSOR_BUFFER, "I")
         require(buffer < len(buffers), f"{name} names buffer {buffer} of {len(buffers)}")
         tensor = _tensor(table, name, constant=buffers[buffer] > 0)
@@ -150,9 +151,7 @@ def _unready(graph: Table, tensor: int) -> str:
     if any(tensor in outputs for outputs in later):
         return "reads what no operator before it writes"
     table = graph.tables(schema.GRAPH_TENSORS)[tensor]
-    start, length = table.vector(schema.TENSOR_NAME, 1)
-    name = table.data[start : start + min(length, 100)].decode(errors="replace")
-    buffer = table.number(schema.TENSOR_BUFFER, "I")
+    name, buffer = table.text(schema.TENSOR_NAME)[:100], table.number(schema.TENSOR_BUFFER, "I")
     return (
         f"reads tensor {tensor} ({name!r}), and its weights are not in the file: buffer {buffer} is empty, and no"
         " operator writes it (a tool that packs a file again may drop weights kept behind it: convert the model anew)"

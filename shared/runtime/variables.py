@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Shape = tuple[int, ...]
 
-_Variable = NewType("_Variable", tuple[bytes, bytes])
+_Variable = NewType("_Variable", tuple[str, str])
 """Container and name: graphs that name the same ones share a variable."""
 
 
@@ -47,7 +47,7 @@ def check_variables(
     for index, own in enumerate(uses):
         stored = set(first)
         for use in own:
-            name = f"variable {use.variable[1][:100].decode(errors='replace')!r}"
+            name = f"variable {use.variable[1][:100]!r}"
             tensor = tensors[index][use.tensor]
             same = kept.setdefault(use.variable, (tensor.shape, tensor.kind)) == (tensor.shape, tensor.kind)
             require(same, f"{name} is of shape {kept[use.variable][0]} and used with shape {tensor.shape}")
@@ -74,7 +74,5 @@ def _uses(graph: Table, codes: Sequence[int], where: str) -> Iterator[_Use]:
 def _variable(table: Table) -> _Variable:
     options = table.table(schema.OPERATOR_OPTIONS)
     if options is None:
-        return _Variable((b"", b""))
-    spans = (options.vector(field, 1) for field in (schema.VARIABLE_CONTAINER, schema.VARIABLE_NAME))
-    container, name = (options.data[start : start + length] for start, length in spans)
-    return _Variable((container, name))
+        return _Variable(("", ""))
+    return _Variable((options.text(schema.VARIABLE_CONTAINER), options.text(schema.VARIABLE_NAME)))

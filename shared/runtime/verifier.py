@@ -117,6 +117,7 @@ def _check_ends(graph: Table, tensors: list[Tensor]) -> None:
 
 
 def _check_signature(table: Table, graphs: list[Table]) -> None:
+    table.text(schema.SIGNATURE_KEY)
     index = table.number(schema.SIGNATURE_GRAPH, "I")
     require(index < len(graphs), f"a signature names graph {index} of {len(graphs)}")
     for side, ours, theirs in (
@@ -125,5 +126,6 @@ def _check_signature(table: Table, graphs: list[Table]) -> None:
     ):
         known = graphs[index].integers(theirs)
         for entry in table.tables(ours):
+            entry.text(schema.MAP_NAME)
             tensor = entry.number(schema.MAP_TENSOR, "I")
             require(tensor in known, f"signature {side}: tensor {tensor} is none of graph {index}")
