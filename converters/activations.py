@@ -24,8 +24,8 @@ MAX_ITEMS = 256
 class Probe:
     """An interpreter that keeps every tensor. One thread, so that the same items give the same bytes anywhere."""
 
-    def __init__(self, model: bytes) -> None:
-        """Load the model.
+    def __init__(self, model: bytes, *, keep_all: bool = True) -> None:
+        """Load the model. Without `keep_all` only its outputs can be asked for, and it runs faster.
 
         Raises:
             SchemeFailedError: it takes several inputs, or does not run.
@@ -34,7 +34,9 @@ class Probe:
             # It warns of the memory that this takes.
             warnings.simplefilter("ignore")
             try:
-                self._native = Interpreter(model_content=model, num_threads=1, experimental_preserve_all_tensors=True)
+                self._native = Interpreter(
+                    model_content=model, num_threads=1, experimental_preserve_all_tensors=keep_all
+                )
                 self._native.allocate_tensors()
             except (ValueError, RuntimeError) as exc:
                 raise SchemeFailedError(f"the float model does not run: {_first_line(exc)}") from exc

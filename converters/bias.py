@@ -40,13 +40,11 @@ def correct(model: bytes, items: Sequence[Tensor], grid_of: Callable[[Layer], Gr
     Raises:
         SchemeFailedError: there are no items, or the model does not take them.
     """
-    graph, items = FloatGraph(model), spread(items, _ITEMS)
-    layers = [layer for layer in graph.layers if grid_of(layer) is not None and _is_correctable(graph, layer)]
+    graph = FloatGraph(model)
+    layers = [layer for layer in graph.layers if grid_of(layer) is not None and takes_correction(graph, layer)]
     if not layers:
         return model
-    if not len(items):
-        raise SchemeFailedError("bias correction needs calibration items, and there are none")
-    means = _mean_inputs(model, items, sorted({layer.input for layer in layers}))
+    means = mean_inputs(model, items, sorted({layer.input for layer in layers}))
     for layer in layers:
         shift = mean_shift(graph, layer, grid_of(layer), means[layer.input])
         if layer.bias is not None:
@@ -71,7 +69,8 @@ def mean_shift(graph: FloatGraph, layer: Layer, grid: Grid | None, mean_input: T
     return np.asarray(np.einsum("ohwi,hwi->o", error, taps))
 
 
-def _is_correctable(graph: FloatGraph, layer: Layer) -> bool:
+def takes_correction(graph: FloatGraph, layer: Layer) -> bool:
+    """Whether the layer has a bias of its own, and means of its inputs tell what rounding adds to each output."""
     if layer.bias is None or not graph.is_exclusive(layer.bias):
         return False
     name, weights = layer.operator.name, graph.constant(layer.weights)
@@ -81,7 +80,15 @@ def _is_correctable(graph: FloatGraph, layer: Layer) -> bool:
     return name in {_DEPTHWISE, _DENSE}
 
 
-def _mean_inputs(model: bytes, items: Sequence[Tensor], tensors: Sequence[int]) -> dict[int, Tensor]:
+def mean_inputs(model: bytes, items: Sequence[Tensor], tensors: Sequence[int]) -> dict[int, Tensor]:
+    """Return what tensors hold on average over the items, batch axis included.
+
+    Raises:
+        SchemeFailedError: there are no items, or the model does not take them.
+    """
+    items = spread(items, _ITEMS)
+    if not len(items):
+        raise SchemeFailedError("bias correction needs calibration items, and there are none")
     probe = Probe(model)
     sums: dict[int, Tensor] = {}
     for item in items:

@@ -38,6 +38,8 @@ decibel, and a thousandth at each end half of its answers."""
 _SHARES = np.linspace(0.2, 1.0, 81)
 """Parts of the whole range that are tried; below a fifth nothing was ever best."""
 _KL_SHARES = np.linspace(0.4, 1.0, 31)
+_FROM_IMAGE = "DEQUANTIZE"
+"""In a float model it stands where a uint8 image becomes the input proper."""
 _TINY = 1e-12
 
 
@@ -84,6 +86,7 @@ def measure(model: bytes, items: Sequence[Tensor], method: CalibrationMethod, *,
     if method is CalibrationMethod.MIN_MAX:
         return {graph.names[tensor]: measured for tensor, measured in whole.items()}
     ends = {*graph.inputs, *graph.outputs}
+    ends |= {tensor for operator in graph.operators if operator.name == _FROM_IMAGE for tensor in operator.outputs}
     inner = {tensor: measured for tensor, measured in whole.items() if tensor not in ends}
     chosen = {tensor: choose(counted, method, levels) for tensor, counted in _count(probe, items, inner).items()}
     return {graph.names[tensor]: chosen.get(tensor, measured) for tensor, measured in whole.items()}

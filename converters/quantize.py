@@ -177,8 +177,10 @@ def _add_exceptions(quantizer: Any, graph: FloatGraph, recipe: Recipe) -> None: 
     from litert_quantizer.quantizer import AlgorithmName
 
     keep = partial(quantizer.update_quantization_recipe, algorithm_key=AlgorithmName.NO_QUANTIZE)
-    if not recipe.integer_io:
+    # An image is of integers already.
+    if not recipe.integer_io or graph.kinds[graph.inputs[0]] == _IMAGE_KIND:
         keep(_ALL, TFLOperationName.INPUT)
+    if not recipe.integer_io:
         keep(_ALL, TFLOperationName.OUTPUT)
     for name, operator in graph.index_of(recipe.kept_float).items():
         if recipe.scheme is Scheme.MIXED and operator.name in _FLOAT_CAST_LAYERS:
