@@ -14,7 +14,15 @@ from pathlib import Path
 
 import msgspec
 
-from shared.conversion import ConversionProgress, ConversionRequest, ConversionResult, ConvertedArtifact, FailureKind
+from shared.conversion import (
+    Candidate,
+    ConversionProgress,
+    ConversionRequest,
+    ConversionResult,
+    ConvertedArtifact,
+    FailureKind,
+    Recipe,
+)
 from shared.ids import Sha256
 from shared.manifest import Accuracy, GoldenCheck, Scheme, TensorSpec
 
@@ -46,6 +54,59 @@ def _artifact(request: ConversionRequest, *, path: Path | None = None, sha256: s
 def _good(request: ConversionRequest) -> None:
     _say(ConversionProgress(step="quantize", fraction=0.5))
     _say(ConversionResult(artifacts=(_artifact(request),), worker="fake 1"))
+
+
+def _card(request: ConversionRequest) -> None:
+    folder = Path(request.scratch_path)
+    (folder / "card.json").write_text('{"name": "a card"}')
+    (folder / "card.html").write_text("<!doctype html><title>a card</title>")
+    recipe = Recipe(scheme=Scheme.FULL_INT8)
+    tried = Candidate(
+        recipe=recipe,
+        sha256=Sha256("0" * 64),
+        length_bytes=10,
+        latency_ms=0.1,
+        agreement=1.0,
+        accuracy=0.9,
+        snr_db=None,
+        pareto=True,
+        outcome="chosen: generic",
+    )
+    card = str(folder / "card.json")
+    _say(ConversionResult(artifacts=(_artifact(request),), candidates=(tried,), card_path=card))
+
+
+def _steal_card(request: ConversionRequest) -> None:
+    for suffix in ("json", "html"):
+        (Path(request.scratch_path) / f"card.{suffix}").symlink_to("/etc/passwd")
+    card = str(Path(request.scratch_path) / "card.json")
+    _say(ConversionResult(artifacts=(_artifact(request),), card_path=card))
+
+
+def _describe(request: ConversionRequest) -> None:
+    """Tell, as a failure's message, what was laid out."""
+    folder = Path(request.dataset_path)
+    laid_out = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+    told = {
+        "source": Path(request.source_path).name,
+        "format": request.source_format,
+        "dataset": laid_out,
+        "max_drop": request.budget.max_drop,
+        "objective": request.objective,
+        "batch": request.batch,
+        "runtimes": [f"{one.runtime}=={one.version}" for one in request.runtimes],
+        "cache": Path(request.cache_path).is_dir(),
+        "environments": Path(request.environments_path).name,
+    }
+    _say(ConversionResult(failure=FailureKind.BAD_INPUT, message=msgspec.json.encode(told).decode()))
+
+
+def _escape(request: ConversionRequest) -> None:
+    # In a session of its own, as a front end's worker is.
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    Path(request.source_path).resolve().with_name("hung.pid").write_text(f"{os.getpid()} {child.pid}")
+    _say(ConversionProgress(step="escape", fraction=0.1))
+    time.sleep(600)
 
 
 def _memory(_request: ConversionRequest) -> None:
@@ -115,6 +176,10 @@ def main() -> None:
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=ConversionRequest)
     behaviours = {
         "good": _good,
+        "card": _card,
+        "steal-card": _steal_card,
+        "describe": _describe,
+        "escape": _escape,
         "memory": _memory,
         "spin": _spin,
         "hang": _hang,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import time
@@ -183,6 +184,69 @@ async def test_conversion_canceled_takes_its_children_along(blobs: Blobs, tmp_pa
         await wait_until_async(lambda: _pids(tmp_path))
         task.cancel()
     await _all_gone(tmp_path)
+
+
+async def test_conversion_canceled_takes_along_what_left_for_a_session_of_its_own(blobs: Blobs, tmp_path: Path) -> None:
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(_convert(blobs, tmp_path, "escape"))
+        await wait_until_async(lambda: _pids(tmp_path))
+        task.cancel()
+    await _all_gone(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source_format", "name"),
+    [
+        (SourceFormat.KERAS, "source.keras"),
+        (SourceFormat.ONNX, "source.onnx"),
+        (SourceFormat.SKLEARN, "source.skops"),
+        (SourceFormat.SAVED_MODEL, "source.zip"),
+    ],
+)
+async def test_conversion_program_finds_its_files_under_names_that_say_what_they_are(
+    blobs: Blobs, tmp_path: Path, source_format: SourceFormat, name: str
+) -> None:
+    source, data = await blobs.put_bytes(b"describe"), await _dataset(blobs)
+    result, card = await _converter(blobs, tmp_path).convert(_conversion(data), _version(source, source_format), _quiet)
+    assert json.loads(result.message) == {
+        "source": name,
+        "format": source_format,
+        "dataset": ["calibration.npz", "dataset.json", "gate.npz", "search.npz"],
+        "max_drop": 0.01,
+        "objective": "smallest",
+        "batch": 1,
+        "runtimes": [],
+        "cache": True,
+        "environments": "workers",
+    }
+    assert card is None
+
+
+async def test_conversion_card_is_kept_as_document_and_page(blobs: Blobs, tmp_path: Path) -> None:
+    source, data = await blobs.put_bytes(b"card"), await _dataset(blobs)
+    result, card = await _converter(blobs, tmp_path).convert(_conversion(data), _version(source), _quiet)
+    assert card is not None, result.message
+    assert await blobs.read(card.json_sha256) == b'{"name": "a card"}'
+    assert b"<title>" in await blobs.read(card.page_sha256)
+
+
+async def test_attack_card_that_links_elsewhere_is_not_kept(blobs: Blobs, tmp_path: Path) -> None:
+    source, data = await blobs.put_bytes(b"steal-card"), await _dataset(blobs)
+    result, card = await _converter(blobs, tmp_path).convert(_conversion(data), _version(source), _quiet)
+    assert (result.failure, len(result.artifacts), card) == (None, 1, None)
+
+
+async def test_conversion_leaves_the_cache_within_its_bound(blobs: Blobs, tmp_path: Path) -> None:
+    converter = _converter(blobs, tmp_path, cache_bytes=100)
+    for number in range(5):
+        (tmp_path / "cache" / f"{number}.tflite").write_bytes(bytes(60))
+    source, data = await blobs.put_bytes(b"good"), await _dataset(blobs)
+    await converter.convert(_conversion(data), _version(source), _quiet)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+async def _quiet(_line: ConversionProgress) -> None:
+    return
 
 
 async def test_conversion_program_missing_is_named(blobs: Blobs, tmp_path: Path) -> None:

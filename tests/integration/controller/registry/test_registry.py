@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from controller.registry.routes import endpoints as registry_endpoints
 from controller.registry.service import Registry
 from shared import dataset, manifest
 from shared.clock import SystemClock
+from shared.conversion import RuntimeVersion
 from shared.errors import UnreachableError
 from shared.hardware import DeviceHardware, Runtime
 from shared.ids import ReleaseId, Sha256
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from controller.db.engine import Database
     from controller.db.unit_of_work import UnitOfWork
     from controller.registry.core.types import Card
-    from shared.conversion import ConversionResult, RuntimeVersion
+    from shared.conversion import ConversionResult
 
 LIMITS = ConvertLimits(wall_s=30.0, cpu_s=20, address_space_bytes=1024**3, file_bytes=8 * 1024**2, threads=1)
 
@@ -413,6 +415,84 @@ async def test_conversion_cut_three_times_is_given_up(world: World) -> None:
         await world.conversions.recover()
     shown = await world.get(f"/conversions/{conversion_id}")
     assert (shown["state"], shown["failure"]) == ("failed", "crashed")
+
+
+async def test_conversion_waiting_is_canceled_at_once_and_may_be_ordered_anew(world: World) -> None:
+    conversion_id = await world.order()
+    status, canceled = await world.post(f"/conversions/{conversion_id}/cancel", {})
+    assert (status, canceled["state"]) == (200, "canceled")
+    assert (await world.post(f"/conversions/{conversion_id}/cancel", {}))[0] == 200
+    assert await world.order() != conversion_id
+
+
+async def test_conversion_running_is_canceled_and_the_queue_goes_on(world: World) -> None:
+    async with world.working():
+        hanging = await world.order("hang")
+
+        async def running() -> bool:
+            return (await world.get(f"/conversions/{hanging}"))["step"] == "hang"
+
+        await wait_until_async(running)
+        await world.post(f"/conversions/{hanging}/cancel", {})
+        good = await world.order("good")
+        assert (await world.converted(good))["state"] == "succeeded"
+        assert (await world.get(f"/conversions/{hanging}"))["state"] == "canceled"
+
+
+async def test_conversion_that_ended_cannot_be_canceled(world: World) -> None:
+    async with world.working():
+        conversion_id = await world.order()
+        await world.converted(conversion_id)
+    assert (await world.post(f"/conversions/{conversion_id}/cancel", {}))[0] == 409
+    assert (await world.post("/conversions/none/cancel", {}))[0] == 404
+
+
+async def test_conversions_run_at_once_where_there_are_workers_for_them(world: World) -> None:
+    hanging = [await world.order(f"hang {number}") for number in range(2)]
+    async with world.working(), world.working():
+
+        async def both() -> bool:
+            shown = [await world.get(f"/conversions/{one}") for one in hanging]
+            return [one["step"] for one in shown] == ["hang", "hang"]
+
+        await wait_until_async(both, within_s=20)
+        for one in hanging:
+            await world.post(f"/conversions/{one}/cancel", {})
+
+
+async def test_conversion_shows_what_was_tried_and_serves_its_card_harmless(world: World) -> None:
+    async with world.working():
+        shown = await world.converted(await world.order("card"))
+    candidates = shown["candidates"]
+    assert isinstance(candidates, list)
+    assert [(one["recipe"]["scheme"], one["outcome"]) for one in candidates] == [("full_int8", "chosen: generic")]
+    base = f"/conversions/{shown['conversion_id']}/card"
+    assert await world.get(base) == {"name": "a card"}
+    async with world.api.get(f"/api/v1{base}.html") as reply:
+        policy = reply.headers["Content-Security-Policy"]
+        assert (reply.status, reply.content_type) == (200, "text/html")
+    assert ["default-src 'none'" in policy, "sandbox" in policy, "script" in policy] == [True, True, False]
+    listed = (await world.get("/conversions"))["items"]
+    assert isinstance(listed, list)
+    assert (listed[0]["card"], listed[0]["candidates"]) == (True, [])
+
+
+async def test_conversion_without_a_card_has_none_to_show(world: World) -> None:
+    conversion_id = await world.order()
+    for name in ("card", "card.html"):
+        async with world.api.get(f"/api/v1/conversions/{conversion_id}/{name}") as reply:
+            assert reply.status == 404
+
+
+async def test_conversion_ordered_after_the_fleet_changed_is_another(world: World) -> None:
+    first = await world.order("describe")
+    assert await world.order("describe") == first
+    world.fleet.present = (RuntimeVersion(runtime=Runtime.TFLITE_RUNTIME, version="2.14.0"),)
+    second = await world.order("describe")
+    assert second != first
+    async with world.working():
+        told = json.loads(str((await world.converted(second))["message"]))
+    assert told["runtimes"] == ["tflite-runtime==2.14.0"]
 
 
 async def test_release_publishes_artifact_then_manifest_that_names_it(world: World) -> None:
