@@ -97,6 +97,12 @@ def drop_bound(samples: int, lost: int, won: int, chance: float) -> float:
     return min(1.0, max(scored, unseen))
 
 
+def drop_floor(samples: int, lost: int, won: int, chance: float) -> float:
+    """Return the drop (-1..1) that the true one stays below with no more than `chance`: bounded from the other side."""
+    z = NormalDist().inv_cdf(1 - chance)
+    return (lost - won + z**2 / 2 - z * math.sqrt(lost + won + z**2 / 4)) / samples
+
+
 def samples_needed(samples: int, lost: int, won: int, margin: float, chance: float) -> int:
     """Return how many samples would certify `margin` if further ones were as these; 0 where no number would."""
     drop, discordant = (lost - won) / samples, (lost + won) / samples

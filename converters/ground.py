@@ -11,11 +11,11 @@ import msgspec
 from converters import datasets, gate
 from converters.answers import classifies
 from converters.cache import Cache
-from converters.graph import FloatGraph
+from converters.failures import ConversionFailedError, SchemeFailedError
 from converters.origin import Float, Origin, gather
 from converters.plan import Stage
 from converters.reference import Reference, refer
-from shared.conversion import ConversionRequest, SourceFormat
+from shared.conversion import ConversionRequest, FailureKind, SourceFormat
 from shared.dataset import Split
 from shared.errors import InvalidInputError
 from shared.pipeline import Normalise, PipelineSpec
@@ -74,8 +74,7 @@ def prepare(request: ConversionRequest, scratch: Path, tell: Tell) -> Ground:
     with Origin(request, kept, scratch / "source", lambda step: tell(Stage.LOAD_SOURCE, 0.5, step)) as origin:
         tell(Stage.LOAD_SOURCE)
         made = origin.load()
-        is_finished = request.source_format is SourceFormat.TFLITE and FloatGraph(made.model).is_quantized
-        if not is_finished:
+        if not made.facts.quantized:
             _check_enough(request, data)
         pipeline = CompiledPipeline(request.pipeline, LiteRtInterpreter(made.model, threads=1))
         for samples in data.splits.values():
@@ -101,7 +100,7 @@ def prepare(request: ConversionRequest, scratch: Path, tell: Tell) -> Ground:
         snr_floor_db=_snr_floor_db(request, made, judged),
         kept=kept,
         program=program,
-        is_finished=is_finished,
+        is_finished=made.facts.quantized,
     )
 
 
@@ -130,11 +129,14 @@ def _snr_floor_db(request: ConversionRequest, made: Float, judged: Reference) ->
 
 
 def _with_image_input(request: ConversionRequest, made: Float) -> tuple[bytes, PipelineSpec]:
-    if not request.image_input:
+    if not request.image_input or made.facts.quantized:
         return made.model, request.pipeline
     from converters import image_input
 
     step = next((step for step in request.pipeline.steps if isinstance(step, Normalise)), Normalise())
     left = tuple(step for step in request.pipeline.steps if not isinstance(step, Normalise))
-    model = image_input.fold(made.model, scale=step.scale, offset=step.offset)
+    try:
+        model = image_input.fold(made.model, scale=step.scale, offset=step.offset)
+    except SchemeFailedError as exc:
+        raise ConversionFailedError(FailureKind.BAD_INPUT, f"image_input: {exc}") from exc
     return model, msgspec.structs.replace(request.pipeline, steps=left)

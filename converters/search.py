@@ -48,6 +48,12 @@ _METHODS = {
     Scheme.INT16X8: (CalibrationMethod.MIN_MAX,),
 }
 """Ways to choose ranges, the one that fits most models first; with 65,536 levels there is no need to choose."""
+_MENDABLE = 4.0
+"""Times the allowed loss: no other way to choose ranges, and no equalisation, was seen to take back more than that."""
+_LEAST_LOSS = 0.005
+"""Taken for the allowed loss where none is allowed: a handful of samples."""
+_RESERVE = (2, 6)
+"""Further layers kept float, beyond the fewest that pass: for the gate, where chance may have favoured the fewest."""
 _HALVINGS = 2
 """Tries between the last step that failed and the first that passed."""
 _HOPELESS = 0.001
@@ -146,8 +152,7 @@ def hopeless(samples: int, lost: int, won: int, allowed: float) -> bool:
 
     With labels, `lost` and `won` are discordant samples; without, `lost` are those answered differently.
     """
-    # The loss is at least the negative of how much better it could be.
-    return -gate.drop_bound(samples, won, lost, _HOPELESS) > allowed
+    return gate.drop_floor(samples, lost, won, _HOPELESS) > allowed
 
 
 def unfit(trial: Trial, profile: HardwareProfile) -> str:
@@ -239,12 +244,16 @@ class _Walk:
             # Where it cannot be made at all, no other way makes it.
             if trial is None or trial.failed or self._passes(trial) or self._is_beaten(trial):
                 return
+            if not self._is_mendable(trial):
+                return
 
     def mend(self) -> None:
         """Try the best of those that only just fail on equalised layers, which helps some networks much."""
         near = [trial for trial in self.trials if trial.recipe.scheme in CALIBRATED | _WEIGHTS_ONLY]
-        near = [trial for trial in near if not (trial.failed or trial.broken)]
-        if not near or any(self._passes(trial) for trial in near):
+        if any(self._passes(trial) for trial in near):
+            return
+        near = [trial for trial in near if self._is_mendable(trial)]
+        if not near:
             return
         best = max(near, key=lambda trial: (trial.agreement, -trial.length_bytes))
         self.attempt(msgspec.structs.replace(best.recipe, equalise=True))
@@ -260,23 +269,33 @@ class _Walk:
             if trial is None or trial.failed:
                 return
             if self._passes(trial):
-                self._fewer(layers, failing, count)
+                fewest = self._fewer(layers, failing, count)
+                for further in _RESERVE:
+                    if fewest + further != count and fewest + further < len(layers):
+                        self.attempt(_mixed(layers, fewest + further))
                 return
             failing = count
 
-    def _fewer(self, layers: Sequence[str], failing: int, passing: int) -> None:
+    def _fewer(self, layers: Sequence[str], failing: int, passing: int) -> int:
+        """Return the fewest layers that were seen to pass, between two numbers of which the larger does."""
         for _ in range(_HALVINGS):
             middle = (failing + passing) // 2
             trial = self.attempt(_mixed(layers, middle)) if middle > failing else None
             if trial is None:
-                return
+                break
             if self._passes(trial):
                 passing = middle
             else:
                 failing = middle
+        return passing
 
     def _passes(self, trial: Trial) -> bool:
         return not refusal(trial, self._question)
+
+    def _is_mendable(self, trial: Trial) -> bool:
+        budget = self._question.budget
+        allowed = 1 - budget.min_agreement if trial.accuracy is None else budget.max_drop
+        return _loss(trial) <= _MENDABLE * max(allowed, _LEAST_LOSS)
 
     def _is_beaten(self, trial: Trial) -> bool:
         """Whether something passed already that a mended `trial` could not undercut, where size is asked for."""
