@@ -33,6 +33,7 @@ class Instance:
         self.slot = slot
         self.probe_ms = model.probe_ms
         self.inputs, self.outputs = model.lanes[0].inputs, model.lanes[0].outputs
+        self.labels = model.lanes[0].labels
 
     @property
     def is_inline(self) -> bool:

@@ -57,7 +57,7 @@ class Lane:
         """Join them. Raises PipelineError or InvalidInputError when they do not belong together."""
         self._timed = _Timed(interpreter)
         self._pipeline = CompiledPipeline(spec, self._timed)
-        self._names = spec.labels
+        self.labels = spec.labels
         self._raw = spec == MODEL_ONLY
         self.inputs = interpreter.inputs if self._raw else (_pipeline_input(spec, interpreter.inputs),)
         self.outputs = interpreter.outputs if self._raw else _pipeline_outputs(spec, interpreter.outputs)
@@ -103,16 +103,16 @@ class Lane:
         if not np.isfinite(scores).all():
             raise ModelFailedError("the model answered NaN or infinity")
         outputs = NamedTensor(name="scores", array=scores)
-        if not self._names:
+        if not self.labels:
             return (outputs,)
-        best = [self._names[index] for index in scores.argmax(axis=1)]
+        best = [self.labels[index] for index in scores.argmax(axis=1)]
         return outputs, NamedTensor(name="labels", array=np.array(best, dtype=object))
 
     def _outcome(
         self, outputs: tuple[NamedTensor, ...], labels: tuple[LabelScore, ...], *, compute_s: float
     ) -> Outcome:
         numbers = [output.array for output in outputs if output.array.dtype.kind in _NUMBERS]
-        top, confidence = _best(numbers, self._names)
+        top, confidence = _best(numbers, self.labels)
         return Outcome(
             outputs=outputs,
             labels=labels,

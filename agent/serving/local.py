@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from agent.core.plan import Plan, Route, SlotSpec
+from agent.serving import oip, tfserving
+from agent.serving.api import create_app
 from agent.serving.engine import Engine
 from agent.serving.loading import MANIFEST_FILE, MODEL_FILE, LoadedModel, load_model, open_litert
-from agent.serving.oip import create_app
 from agent.serving.traffic import Traffic
 from shared import manifest
 from shared.clock import SystemClock, mint_id
@@ -62,7 +63,8 @@ async def _serve(model: bytes, pipeline: PipelineSpec, *, name: ModelName, host:
     applied = await engine.apply(_plan(name, model))
     if not applied.slots[0].loaded:
         raise ModelLoadError(applied.slots[0].error)
-    runner = web.AppRunner(create_app(engine, Traffic(), unverified=UNVERIFIED), access_log=None)
+    routes = [*oip.routes(engine, unverified=UNVERIFIED), *tfserving.routes(engine)]
+    runner = web.AppRunner(create_app(routes, Traffic(), unverified=UNVERIFIED), access_log=None)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()

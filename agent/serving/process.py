@@ -16,11 +16,12 @@ import structlog
 from aiohttp import web
 
 from agent import config, logs
+from agent.serving import oip, tfserving
+from agent.serving.api import create_app
 from agent.serving.boot import BootLedger
 from agent.serving.engine import Engine
 from agent.serving.link import ServingLink
 from agent.serving.loading import load_slot, open_litert
-from agent.serving.oip import create_app
 from agent.serving.planning import Planner
 from agent.serving.sockets import hand_over, listen_unix
 from agent.serving.traffic import Traffic
@@ -60,7 +61,9 @@ async def serve(
     link = ServingLink(planner.answer)
     traffic = Traffic()
     # All but hung requests have ended when the runner's own shutdown begins.
-    runner = web.AppRunner(create_app(engine, traffic), access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        create_app([*oip.routes(engine), *tfserving.routes(engine)], traffic), access_log=None, shutdown_timeout=1.0
+    )
     await runner.setup()
     try:
         async with asyncio.TaskGroup() as group:

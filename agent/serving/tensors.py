@@ -190,6 +190,18 @@ def _holds(array: Tensor, dtype: np.dtype[Any]) -> bool:
     return array.dtype.kind in "iu" and int(array.min()) >= limits.min and int(array.max()) <= limits.max
 
 
+def from_values(name: str, values: object, dtype: str, *, field: str) -> NamedTensor:
+    """Return a tensor of nested JSON values, of the dtype that the model takes. Raises InvalidInputError."""
+    try:
+        array = np.array(values)
+    except ValueError as exc:
+        raise InvalidInputError(field=field, problem=f"not a regular array: {exc}") from exc
+    wanted = np.dtype(dtype)
+    if not _holds(array, wanted):
+        raise InvalidInputError(field=field, problem=f"holds values that are not {dtype}")
+    return NamedTensor(name=name, array=array.astype(wanted, copy=False))
+
+
 def _described(name: str, array: Tensor) -> dict[str, object]:
     return {"name": name, "datatype": datatype(array.dtype.name), "shape": list(array.shape)}
 

@@ -13,9 +13,10 @@ from aiohttp import web
 from PIL import Image
 
 from agent.core.plan import Plan, Route
+from agent.serving import oip, tfserving
+from agent.serving.api import MAX_BODY_BYTES, create_app
 from agent.serving.engine import Engine
 from agent.serving.loading import load_slot, open_litert
-from agent.serving.oip import MAX_BODY_BYTES, create_app
 from agent.serving.traffic import Traffic
 from shared.ids import BootId, ModelName
 from shared.pipeline import ColourMode, DecodeImage, Normalise, PipelineSpec, ResizeImage, RunModel, TopLabels
@@ -63,7 +64,7 @@ class Served:
 async def served() -> AsyncIterator[Served]:
     load = partial(load_slot, cores=1, open_interpreter=open_litert)
     engine = Engine(boot_id=BootId("boot"), load=load)
-    runner = web.AppRunner(create_app(engine, Traffic()), access_log=None)
+    runner = web.AppRunner(create_app([*oip.routes(engine), *tfserving.routes(engine)], Traffic()), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, LOOPBACK, 0).start()
     async with aiohttp.ClientSession() as session:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from agent.serving.api import UNVERIFIED_HEADER
 from agent.serving.local import serve_file
-from agent.serving.oip import UNVERIFIED_HEADER
 from shared.errors import InvalidIdError, InvalidInputError, ModelLoadError
 from shared.pipeline import PipelineSpec, RunModel, Softmax
 from tests.support import models

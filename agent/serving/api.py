@@ -1,0 +1,130 @@
+"""What every protocol of the inference API shares: one application, errors as answers, bodies within limits.
+
+Errors are RFC 9457 problems; `error` in them is where clients of the Open Inference Protocol and of TensorFlow Serving
+look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from aiohttp import web
+
+from agent.serving.errors import InferenceTimeoutError, ModelUnavailableError, QueueFullError
+from shared.errors import LitefleetError, ModelFailedError, NotFoundError, RetryableError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from agent.serving.engine import Engine
+    from agent.serving.exchange import Reply
+    from agent.serving.traffic import Traffic
+
+    Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+MAX_BODY_BYTES: Final = 32 * 1024 * 1024
+"""A 40-megapixel JPEG is under 30 MB; tensors of that size as JSON would take seconds to parse."""
+
+UNVERIFIED_HEADER: Final = "Litefleet-Unverified"
+
+_BODY_DEADLINE_S = 30.0
+_JSON = "application/json"
+_PROBLEM = "application/problem+json"
+
+
+def create_app(routes: Iterable[web.RouteDef], traffic: Traffic, *, unverified: str = "") -> web.Application:
+    """Return the application. `unverified` says, with every answer, why nothing vouches for what is served."""
+
+    @web.middleware
+    async def counted(request: web.Request, handler: Endpoint) -> web.StreamResponse:
+        with traffic.request():
+            return await _as_problem(request, handler)
+
+    async def mark(_request: web.Request, response: web.StreamResponse) -> None:
+        if unverified:
+            response.headers[UNVERIFIED_HEADER] = unverified
+        if traffic.is_ending:
+            response.force_close()
+            response.headers["Connection"] = "close"
+
+    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[counted])
+    app.add_routes(routes)
+    app.on_response_prepare.append(mark)
+    return app
+
+
+async def send(engine: Engine, request: web.Request, reply: Reply, response: web.Response) -> web.StreamResponse:
+    """Write an answer, then have it counted and compared: a shadow run starts when the caller has what it asked for."""
+    ready_s = time.monotonic()
+    try:
+        await response.prepare(request)
+        await response.write_eof()
+    finally:
+        engine.finish(reply, ready_s=ready_s)
+    return response
+
+
+async def _as_problem(request: web.Request, handler: Endpoint) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as exc:
+        if exc.status < HTTPStatus.BAD_REQUEST:
+            raise
+        return problem(HTTPStatus(exc.status), "http", exc.text or exc.reason, headers=_allowed(exc))
+    except LitefleetError as exc:
+        why = exc.why if isinstance(exc, ModelUnavailableError) else ""
+        return problem(_status(exc), why or exc.reason, str(exc), headers=_retry_after(exc))
+
+
+def _status(error: LitefleetError) -> HTTPStatus:
+    match error:
+        case NotFoundError():
+            return HTTPStatus.NOT_FOUND
+        case QueueFullError():
+            return HTTPStatus.TOO_MANY_REQUESTS
+        case InferenceTimeoutError() | RetryableError():
+            return HTTPStatus.SERVICE_UNAVAILABLE
+        case ModelFailedError():
+            return HTTPStatus.INTERNAL_SERVER_ERROR
+        case _:
+            return HTTPStatus.BAD_REQUEST
+
+
+def problem(status: HTTPStatus, reason: str, detail: str, *, headers: dict[str, str] | None = None) -> web.Response:
+    """Return a problem; `reason` is a word for programs, `detail` a sentence for people."""
+    body = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": int(status),
+        "detail": detail,
+        "reason": reason,
+        "error": detail,
+    }
+    return web.Response(status=status, body=msgspec.json.encode(body), content_type=_PROBLEM, headers=headers)
+
+
+def _retry_after(error: LitefleetError) -> dict[str, str]:
+    return {"Retry-After": str(math.ceil(error.retry_after_s))} if isinstance(error, RetryableError) else {}
+
+
+def _allowed(error: web.HTTPException) -> dict[str, str]:
+    return {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+
+
+def json_answer(value: object) -> web.Response:
+    """Return an answer in JSON."""
+    return web.Response(body=msgspec.json.encode(value), content_type=_JSON)
+
+
+async def read_body(request: web.Request) -> bytes:
+    """Return the whole body. Raises HTTPRequestTimeout for a caller that dawdles."""
+    try:
+        async with asyncio.timeout(_BODY_DEADLINE_S):
+            return await request.read()
+    except TimeoutError as exc:
+        raise web.HTTPRequestTimeout(text=f"the body did not arrive within {_BODY_DEADLINE_S:g} s") from exc
