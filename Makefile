@@ -84,8 +84,9 @@ test-system: .venv  ## Run whole processes, and kill them at seeded moments
 test-demo: .venv
 	@$(MAKE) demo ARGS=--ci
 
-full: test  ## Run everything, then the simulation with 200 seeds and Hypothesis with 1,000 examples (long)
+full: test  ## Run everything, then 200 simulated fleets, 1,000 Hypothesis examples, 20,000 damaged models (long)
 	@LITEFLEET_SIMULATION_SEEDS=200 $(BIN)/pytest tests/simulation --timeout=0 --hypothesis-profile=full $(PYTEST)
+	@LITEFLEET_MUTANTS=4000 $(BIN)/pytest tests/integration/converters/test_mutants.py --timeout=0 $(PYTEST)
 
 # --- static checks ------------------------------------------------------------------------------
 

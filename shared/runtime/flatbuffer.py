@@ -69,7 +69,7 @@ class Table:
         """Return a field that is a string; "" when it is absent.
 
         Raises:
-            ModelLoadError: it is no UTF-8. The runtime's bindings make names of it without looking, and end the process.
+            ModelLoadError: it is no UTF-8, of which the bindings of the runtime die.
         """
         start, length = self.vector(field, 1)
         if length > _MOST_LETTERS:

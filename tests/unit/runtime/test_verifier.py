@@ -15,6 +15,7 @@ from shared.runtime.flatbuffer import root
 from shared.runtime.interpreter import LiteRtInterpreter
 from shared.runtime.verifier import verify
 from tests.support.models import one_hot_classifier, random_classifier
+from tests.support.networks import packed_again, weights_behind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -329,46 +330,21 @@ def test_verifier_attack_is_refused_by_its_place(attack: Callable[[schema.ModelT
         verify(changed(attack))
 
 
-def with_weights_behind(model: bytes) -> bytes:
-    """The same model with its weights behind the graph, as large quantized files have them."""
-    tree = schema.ModelT.InitFromPackedBuf(model)
-    contents = [bytes(buffer.data) if buffer.data is not None else b"" for buffer in tree.buffers]
-    for buffer, content in zip(tree.buffers, contents, strict=True):
-        # Numbers that are there already keep their room when the true ones are written.
-        buffer.data, buffer.offset, buffer.size = None, *((2, len(content)) if content else (0, 0))
-
-    def packed() -> bytes:
-        builder = flatbuffers.Builder(1024)
-        builder.Finish(tree.Pack(builder), file_identifier=b"TFL3")
-        return bytes(builder.Output())
-
-    place = -(-len(packed()) // 16) * 16
-    for buffer, content in zip(tree.buffers, contents, strict=True):
-        if content:
-            buffer.offset, place = place, place + -(-len(content) // 16) * 16
-    graph = packed()
-    body = b"".join(content.ljust(-(-len(content) // 16) * 16, b"\0") for content in contents)
-    return graph.ljust(-(-len(graph) // 16) * 16, b"\0") + body
-
-
 def test_verifier_accepts_weights_behind_the_graph_and_the_runtime_reads_them() -> None:
-    model = with_weights_behind(MODEL)
+    model = weights_behind(MODEL)
     question = np.arange(6, dtype=np.float32)[None]
     ours, theirs = (LiteRtInterpreter(content, threads=1).run([question]) for content in (model, MODEL))
     assert ours[0].tolist() == theirs[0].tolist()
 
 
 def test_verifier_file_packed_again_without_its_weights_is_refused_by_the_cause() -> None:
-    model = with_weights_behind(MODEL)
-    builder = flatbuffers.Builder(1024)
-    # What any tool does that reads the file as objects and writes them again.
-    builder.Finish(schema.ModelT.InitFromPackedBuf(model).Pack(builder), file_identifier=b"TFL3")
+    model = weights_behind(MODEL)
     with pytest.raises(ModelLoadError, match="packed again by a tool that drops weights kept behind the graph"):
-        verify(bytes(builder.Output()))
+        verify(packed_again(model))
 
 
 def test_verifier_buffers_that_overlap_are_refused() -> None:
-    model = bytearray(with_weights_behind(MODEL))
+    model = bytearray(weights_behind(MODEL))
     first, second = root(bytes(model), b"TFL3").tables(4)[1:3]
     place = second._place(1)
     assert place is not None
