@@ -104,7 +104,8 @@ async def test_regress_of_a_classifier_is_refused(served: Served) -> None:
 
 async def test_images_are_answered_one_by_one(served: Served, tmp_path: Path) -> None:
     pipeline = PipelineSpec(steps=(*IMAGES, RunModel(), TopLabels(count=2)), labels=LABELS)
-    slot = make_slot(tmp_path / "img", models.one_hot_classifier(), release=CANDIDATE, pipeline=pipeline)
+    model = models.one_hot_classifier(input_shape=(1, 10, 1))
+    slot = make_slot(tmp_path / "img", model, release=CANDIDATE, pipeline=pipeline)
     await served.engine.apply(plan_of(slot))
     instances = [{"b64": base64.b64encode(_picture(place)).decode()} for place in (6, 1)]
     status, body = await served.post(f"{MODEL}:predict", {"instances": instances})
