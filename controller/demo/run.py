@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from controller.cli.convert_screen import recipe_text
 from controller.cli.output import counted
 from controller.demo.attacks import forge_desired, tampered
 from controller.demo.broker_kind import BrokerKind
@@ -102,10 +103,11 @@ async def _tell(story: Story, school: School) -> Claims:
             forged_refused = await _forged(story) and not await story.running_everywhere(second)
         finally:
             load.stop()
-    float32 = next(a for a in conversion.artifacts if a.scheme == "float32")
+    # Tried too, and no artifact: what is as good and smaller was taken.
+    float32 = next(tried for tried in conversion.candidates if tried.recipe.scheme == "float32")
     deployed = _deployed(first.artifacts)
     return Claims(
-        accuracy_float=float32.accuracy.source,
+        accuracy_float=deployed.accuracy.source,
         accuracy_artifact=deployed.accuracy.artifact,
         bytes_float=float32.length_bytes,
         bytes_artifact=deployed.length_bytes,
@@ -195,12 +197,9 @@ async def _enough(load: InferenceLoad) -> None:
 
 
 def _show_release(story: Story, release: ReleaseView, conversion: ConversionView) -> None:
-    for artifact in conversion.artifacts:
-        refused = f"  refused: {artifact.refused}" if artifact.refused else ""
-        story.screen.verdict(
-            f"{artifact.scheme:13} {artifact.length_bytes:>8} bytes, accuracy "
-            f"{100 * artifact.accuracy.artifact:.2f} % (source {100 * artifact.accuracy.source:.2f} %){refused}"
-        )
+    for tried in conversion.candidates:
+        right = f", {100 * tried.accuracy:.1f} % right" if tried.accuracy is not None else ""
+        story.screen.verdict(f"{recipe_text(tried.recipe):32} {tried.length_bytes:>7} bytes{right}: {tried.outcome}")
     story.screen.done(_certified(conversion))
     story.screen.done(f"released {release.name}, signed: {_deployed(release.artifacts).scheme} for every device here")
 
