@@ -11,6 +11,8 @@ import zipfile
 import zlib
 from typing import TYPE_CHECKING
 
+from converters.loaders.members import Members, check_zip_member
+from converters.loaders.weights_file import check_weights
 from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -79,20 +81,20 @@ def check_archive(path: Path) -> None:
         raise InvalidInputError(field=_FIELD, problem=f"is no Keras model: {exc}", remedy=_SAVE_AGAIN) from exc
     for place, node in _declared(config, "the model"):
         _check_declared(place, node)
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(_WEIGHTS) as weights:
+            check_weights(weights, archive.getinfo(_WEIGHTS).file_size)
+    except _ZIP_ERRORS as exc:
+        raise InvalidInputError(field=_FIELD, problem=f"is no Keras model: {exc}", remedy=_SAVE_AGAIN) from exc
 
 
 def _read_config(archive: zipfile.ZipFile) -> object:
-    names = set(archive.namelist())
-    if any(name.endswith(".pkl") for name in names):
-        raise InvalidInputError(
-            field=_FIELD, problem="holds a Python pickle, which would run code when opened", remedy=_SAVE_AGAIN
-        )
-    # Keras unpacks assets into a folder. Python drops such names there; older ones did not.
-    outside = sorted(
-        name for name in names if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/")
-    )
-    if outside:
-        raise InvalidInputError(field=_FIELD, problem=f"holds {outside[0]!r}, which leads out of the archive")
+    # Keras unpacks by these names again.
+    members = Members(remedy=_SAVE_AGAIN)
+    names = set()
+    for item in archive.infolist():
+        names.add(members.accept(item.filename, folder=item.is_dir()))
+        check_zip_member(item, remedy=_SAVE_AGAIN)
     if not {_CONFIG, _WEIGHTS} <= names:
         raise InvalidInputError(
             field=_FIELD, problem=f"is no Keras model: it holds no {_CONFIG} and {_WEIGHTS}", remedy=_SAVE_AGAIN

@@ -1,18 +1,35 @@
 from __future__ import annotations
 
+import io
 import json
 import pickle
+import stat
+import warnings
 import zipfile
 from typing import TYPE_CHECKING
 
+import h5py
+import numpy as np
 import pytest
+from typing_extensions import override
 
 from converters.loaders.archive import check_archive
 from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+
+def hdf5(write: Callable[[h5py.File], object]) -> bytes:
+    """An HDF5 file with what `write` puts there."""
+    file = io.BytesIO()
+    with h5py.File(file, "w") as content:
+        write(content)
+    return file.getvalue()
+
+
+WEIGHTS = hdf5(lambda content: content.create_dataset("layers/head/vars/0", data=np.ones((4, 3), np.float32)))
 DENSE = {"module": "keras.layers", "class_name": "Dense", "config": {"name": "head", "units": 3}}
 
 
@@ -24,7 +41,7 @@ def saved(tmp_path: Path, config: object, **members: bytes) -> Path:
     path = tmp_path / "model"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("config.json", json.dumps(config))
-        archive.writestr("model.weights.h5", b"weights")
+        archive.writestr("model.weights.h5", WEIGHTS)
         for name, content in members.items():
             archive.writestr(name.replace("__", "/"), content)
     return path
@@ -127,18 +144,24 @@ def test_archive_with_a_path_that_leads_out_is_refused(tmp_path: Path, name: str
     path = saved(tmp_path, declared(DENSE))
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(name, b"x")
-    assert "leads out of the archive" in refusal(path)
+    said = refusal(path)
+    assert "evil" in said
+    assert "leads out of the archive" in said or "a letter that no file should have" in said
 
 
 @pytest.mark.parametrize(
-    ("place", "value"), [(8, 1), (10, 99), (10, 8), (10, 14)], ids=["encrypted", "?", "zip", "lzma"]
+    ("place", "value", "said"),
+    [(8, 1, "is encrypted"), (10, 99, "no Keras"), (10, 8, "no Keras"), (10, 14, "no Keras")],
+    ids=["encrypted", "?", "zip", "lzma"],
 )
-def test_archive_packed_in_another_way_than_it_says_is_refused(tmp_path: Path, place: int, value: int) -> None:
+def test_archive_packed_in_another_way_than_it_says_is_refused(
+    tmp_path: Path, place: int, value: int, said: str
+) -> None:
     path = saved(tmp_path, declared(DENSE))
     content = bytearray(path.read_bytes())
     content[content.find(b"PK\x01\x02") + place] = value
     path.write_bytes(content)
-    assert "no Keras model" in refusal(path)
+    assert said in refusal(path)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 50_000])
@@ -181,9 +204,83 @@ def test_archive_with_code_in_what_it_was_compiled_with_is_refused(tmp_path: Pat
     assert "would run code" in refusal(saved(tmp_path, {**declared(DENSE), "compile_config": {"loss": loss}}))
 
 
-def test_archive_with_a_name_twice_is_judged_by_the_one_that_keras_reads(tmp_path: Path) -> None:
-    code = {"module": "keras.layers", "class_name": "Lambda", "config": {"name": "twice"}}
+def test_archive_with_a_name_twice_is_refused(tmp_path: Path) -> None:
+    # Whoever looks reads one of them, and Keras the other.
     path = saved(tmp_path, declared(DENSE))
-    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
-        archive.writestr("config.json", json.dumps(declared(code)))
-    assert "layer 'twice'" in refusal(path)
+    with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        archive.writestr("config.json", json.dumps(declared(DENSE)))
+    assert "holds 'config.json' twice (save the model with model.save('model.keras'))" in refusal(path)
+
+
+def test_archive_with_a_symbolic_link_is_refused(tmp_path: Path) -> None:
+    path, link = saved(tmp_path, declared(DENSE)), zipfile.ZipInfo("assets/vocabulary.txt")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(link, "/etc/passwd")
+    assert "'assets/vocabulary.txt', which is a symbolic link" in refusal(path)
+
+
+class Canary:
+    """Leaves a file where it was unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @override
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self._path).touch, (self._path,))
+
+
+@pytest.mark.parametrize("name", ["assets/data.pkl", "archive/data.PKL", "model.joblib", "weights.pt"])
+def test_archive_with_a_pickle_in_it_is_refused_and_not_opened(tmp_path: Path, name: str) -> None:
+    path, canary = saved(tmp_path, declared(DENSE)), tmp_path / "canary"
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, pickle.dumps(Canary(canary)))
+    assert "a Python pickle, which would run code when opened" in refusal(path)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("attack", "said"),
+    [
+        (
+            lambda content: content.create_dataset("w", (4,), "i1", external=[("/etc/passwd", 0, 4)]),
+            "its weights keep '/w' in another file",
+        ),
+        (lambda content: content.__setitem__("w", h5py.ExternalLink("/etc/x.h5", "/w")), "a link to elsewhere"),
+        (lambda content: content.__setitem__("w", h5py.SoftLink("/layers")), "a link to elsewhere"),
+        (
+            lambda content: content.create_virtual_dataset("w", virtual_layout(), fillvalue=0),
+            "its weights keep '/w' in another file",
+        ),
+        (
+            lambda content: content.create_dataset("w", (10 * 2**30,), "i1", chunks=(2**20,), compression="gzip"),
+            "its weights claim 10737418240 bytes",
+        ),
+        (lambda content: content.create_dataset("w", (2**40,), "f8", chunks=(2**20,)), "its weights claim"),
+    ],
+    ids=["external", "external link", "soft link", "virtual", "10 GB packed", "8 TB of nothing"],
+)
+def test_archive_attack_by_its_weights_file_is_refused(
+    tmp_path: Path, attack: Callable[[h5py.File], object], said: str
+) -> None:
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps(declared(DENSE)))
+        archive.writestr("model.weights.h5", hdf5(attack))
+    assert said in refusal(path)
+
+
+def virtual_layout() -> h5py.VirtualLayout:
+    layout = h5py.VirtualLayout((4,), "i1")
+    layout[:] = h5py.VirtualSource("/etc/x.h5", "w", (4,))
+    return layout
+
+
+def test_archive_whose_weights_are_no_hdf5_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps(declared(DENSE)))
+        archive.writestr("model.weights.h5", b"weights")
+    assert "no readable HDF5 file" in refusal(path)
