@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from converters import plan
-from shared.conversion import ConversionRequest, SourceFormat
+from shared.conversion import AccuracyBudget, ConversionRequest, SourceFormat
 from shared.errors import InvalidInputError
 from shared.hardware import GENERIC
 from shared.ids import ConversionId
@@ -32,8 +32,17 @@ def test_request_as_made_by_default_is_accepted() -> None:
     [
         ({"schemes": ()}, "schemes"),
         ({"schemes": (Scheme.FLOAT32, Scheme.FLOAT32)}, "schemes"),
-        ({"max_accuracy_drop": -0.1}, "max_accuracy_drop"),
-        ({"max_accuracy_drop": float("nan")}, "max_accuracy_drop"),
+        ({"budget": AccuracyBudget(max_drop=-0.1)}, "budget.max_drop"),
+        ({"budget": AccuracyBudget(max_drop=float("nan"))}, "budget.max_drop"),
+        ({"budget": AccuracyBudget(max_class_drop=1.5)}, "budget.max_class_drop"),
+        ({"budget": AccuracyBudget(min_agreement=98)}, "budget.min_agreement"),
+        ({"budget": AccuracyBudget(min_class_samples=0)}, "budget.min_class_samples"),
+        ({"budget": AccuracyBudget(min_snr_db=float("inf"))}, "budget.min_snr_db"),
+        ({"profiles": ()}, "profiles"),
+        ({"profiles": (GENERIC, GENERIC)}, "profiles"),
+        ({"batch": 0}, "batch"),
+        ({"max_search_s": 0.0}, "max_search_s"),
+        ({"max_search_s": float("nan")}, "max_search_s"),
         ({"golden_cases": 0}, "golden_cases"),
         ({"golden_cases": 1000}, "golden_cases"),
         ({"threads": 0}, "threads"),
@@ -46,13 +55,12 @@ def test_request_that_cannot_be_carried_out_is_refused_by_field(change: dict[str
     assert caught.value.field == field
 
 
-def test_stages_begin_at_zero_and_never_fall() -> None:
-    starts = [stage.start for stage in plan.stages(REQUEST)]
-    assert starts[0] == 0
-    assert starts == sorted(starts)
-    assert starts[-1] < 1
+def test_fraction_never_falls_and_ends_at_one() -> None:
+    fractions = [plan.fraction(stage, share) for stage in plan.Stage for share in (0.0, 0.4, 1.0)]
+    assert fractions == sorted(fractions)
+    assert (fractions[0], fractions[-1]) == (0.0, 1.0)
 
 
-def test_stages_name_each_wanted_scheme_once() -> None:
-    names = [stage.name for stage in plan.stages(msgspec.structs.replace(REQUEST, schemes=(Scheme.FLOAT16,)))]
-    assert names[3:] == ["float16: convert", "float16: measure"]
+def test_fraction_of_a_stage_keeps_within_it() -> None:
+    assert plan.fraction(plan.Stage.SEARCH, 7.0) == plan.fraction(plan.Stage.GATE, 0.0)
+    assert plan.fraction(plan.Stage.SEARCH, -1.0) == plan.fraction(plan.Stage.SEARCH, 0.0)
