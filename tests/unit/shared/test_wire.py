@@ -162,3 +162,17 @@ def test_terminal_statuses_are_all_but_queued_and_in_progress() -> None:
         wire.AssignmentStatus.QUEUED,
         wire.AssignmentStatus.IN_PROGRESS,
     }
+
+
+def test_assignment_of_an_agent_that_tells_no_transfer_has_none() -> None:
+    report = MESSAGES["report"]
+    assert isinstance(report, wire.Report)
+    assert report.assignments[0].transfer is msgspec.UNSET
+    assert b"transfer" not in msgspec.json.encode(report)
+
+
+@pytest.mark.parametrize("size", [-1, 2**50 + 1])
+def test_transfer_of_a_size_that_no_file_has_is_malformed(size: int) -> None:
+    text = b'{"fetched_bytes": %d, "full_bytes": 1}' % size
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(text, type=wire.Transfer)

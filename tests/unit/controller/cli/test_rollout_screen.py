@@ -127,3 +127,16 @@ def test_sentence_says_its_state_once() -> None:
 def test_release_removed_is_named_by_its_model() -> None:
     assert release_of(ROLLOUT, {}) == "digits 0ab277d4"
     assert release_of(ROLLOUT, {ROLLOUT.release_id: "digits/2"}) == "digits/2"
+
+
+@pytest.mark.parametrize(
+    ("fetched", "full", "said"),
+    [(0, 0, ""), (40_000, 1_000_000, "deltas saved 96.0%"), (1_000_000, 1_000_000, ""), (1_040_000, 1_000_000, "")],
+    ids=["nothing told", "deltas", "none", "in vain"],
+)
+def test_rollout_says_what_deltas_saved_only_where_they_did(fetched: int, full: int, said: str) -> None:
+    rollout = msgspec.structs.replace(ROLLOUT, fetched_bytes=fetched, full_bytes=full)
+    screen = drawn(rollout_panel(rollout, release="digits/2"))
+    assert ("deltas saved" in screen) == bool(said)
+    assert said in screen
+    assert ("devices fetched" in screen) == bool(full)
