@@ -1,15 +1,22 @@
 from __future__ import annotations
 
-import struct
+import io
 import zipfile
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pytest
+from PIL import Image
 
 from converters import datasets
+from shared.conversion import ConversionRequest, SourceFormat
+from shared.dataset import DATASET_FILE, DatasetKind, DatasetSpec, Shard, Split, encode
 from shared.errors import InvalidInputError
-from shared.pipeline import MODEL_ONLY, Normalise, PipelineSpec, RunModel
+from shared.hardware import GENERIC
+from shared.ids import ConversionId
+from shared.manifest import digest
+from shared.pipeline import MODEL_ONLY, ColourMode, DecodeImage, Normalise, PipelineSpec, ResizeImage, RunModel
 from shared.runtime.interpreter import LiteRtInterpreter
 from shared.runtime.pipeline import CompiledPipeline
 from tests.support.models import random_classifier
@@ -19,169 +26,270 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from converters.datasets import Dataset
+
     Tensor = NDArray[Any]
 
-ITEMS = np.arange(24, dtype=np.float32).reshape(6, 4)
+RNG = np.random.default_rng(5)
+ITEMS = RNG.random((60, 4), dtype=np.float32)
+PICTURES = PipelineSpec(steps=(DecodeImage(colour=ColourMode.GREY), ResizeImage(height=6, width=6), RunModel()))
 
 
-def saved(tmp_path: Path, **arrays: Tensor) -> Path:
-    path = tmp_path / "data.npz"
-    np.savez(path, allow_pickle=True, **arrays)
-    return path
+def split_arrays(items: Tensor = ITEMS, **more: Tensor) -> dict[Split, dict[str, Tensor]]:
+    """A third of the items for each split."""
+    third = len(items) // 3
+    arrays = {"x": items} | more
+    return {
+        split: {name: array[number * third : (number + 1) * third] for name, array in arrays.items()}
+        for number, split in enumerate(Split)
+    }
 
 
-def problem_of_evaluation(path: Path) -> InvalidInputError:
+def written(
+    folder: Path, splits: dict[Split, dict[str, Tensor]], *, slices: tuple[str, ...] = (), labels: tuple[str, ...] = ()
+) -> Path:
+    shards = []
+    for split, arrays in splits.items():
+        path = folder / f"{split}.npz"
+        np.savez(path, allow_pickle=True, **arrays)
+        shards.append(described(path, split))
+    return document(folder, shards, slices=slices, labels=labels)
+
+
+def described(path: Path, split: Split, *, array: str = "", part: int = 0) -> Shard:
+    content = path.read_bytes()
+    return Shard(path=path.name, sha256=digest(content), length_bytes=len(content), split=split, array=array, part=part)
+
+
+def document(
+    folder: Path,
+    shards: list[Shard],
+    *,
+    kind: DatasetKind = DatasetKind.ARRAYS,
+    slices: tuple[str, ...] = (),
+    labels: tuple[str, ...] = (),
+) -> Path:
+    spec = DatasetSpec(name="test", licence="MIT", kind=kind, shards=tuple(shards), slices=slices, labels=labels)
+    (folder / DATASET_FILE).write_bytes(encode(spec))
+    return folder
+
+
+def opened(folder: Path, pipeline: PipelineSpec = MODEL_ONLY) -> Dataset:
+    request = ConversionRequest(
+        conversion_id=ConversionId("c"),
+        source_path="/nowhere",
+        source_format=SourceFormat.KERAS,
+        scratch_path="/nowhere",
+        calibration_path="",
+        evaluation_path="",
+        pipeline=pipeline,
+        profiles=(GENERIC,),
+        dataset_path=str(folder),
+    )
+    return datasets.open_dataset(request, folder / "scratch")
+
+
+def problem_of(folder: Path, pipeline: PipelineSpec = MODEL_ONLY) -> InvalidInputError:
     with pytest.raises(InvalidInputError) as caught:
-        datasets.load_evaluation(path)
+        opened(folder, pipeline)
     return caught.value
 
 
-def test_evaluation_of_items_and_labels_is_read(tmp_path: Path) -> None:
-    evaluation = datasets.load_evaluation(saved(tmp_path, x=ITEMS, y=np.arange(6, dtype=np.uint8)))
-    np.testing.assert_array_equal(evaluation.items, ITEMS)
-    assert evaluation.labels.dtype == np.int64
+def test_dataset_is_read_split_by_split(tmp_path: Path) -> None:
+    data = opened(written(tmp_path, split_arrays(y=np.arange(60) % 3)))
+    gate = data.splits[Split.GATE]
+    assert {split: len(samples) for split, samples in data.splits.items()} == dict.fromkeys(Split, 20)
+    np.testing.assert_array_equal(np.concatenate(list(gate.blocks(7))), ITEMS[40:])
+    np.testing.assert_array_equal(gate.item(3), ITEMS[43])
+    assert gate.labels is not None
+    assert gate.labels.tolist() == (np.arange(40, 60) % 3).tolist()
+    assert data.doubts == ()
 
 
-def test_calibration_needs_no_labels(tmp_path: Path) -> None:
-    assert len(datasets.load_calibration(saved(tmp_path, x=ITEMS))) == 6
+def test_dataset_without_labels_has_none(tmp_path: Path) -> None:
+    assert opened(written(tmp_path, split_arrays())).splits[Split.GATE].labels is None
+
+
+def test_samples_come_in_blocks_across_their_parts(tmp_path: Path) -> None:
+    shards = []
+    for split, arrays in split_arrays(y=np.arange(60) % 3).items():
+        for part in range(2):
+            for name, array in arrays.items():
+                path = tmp_path / f"{split}-{name}-{part}.npy"
+                np.save(path, array[part * 9 : part * 9 + 9 + part * 2])
+                shards.append(described(path, split, array=name, part=part))
+    gate = opened(document(tmp_path, shards)).splits[Split.GATE]
+    assert [len(part) for part in gate.parts] == [9, 11]
+    assert [len(block) for block in gate.blocks(4)] == [4, 4, 1, 4, 4, 3]
+    assert [len(block) for block in gate.blocks(4, 10)] == [4, 4, 1, 1]
+    np.testing.assert_array_equal(np.concatenate(list(gate.blocks(4))), ITEMS[40:])
+    np.testing.assert_array_equal(gate.item(19), ITEMS[59])
+    with pytest.raises(IndexError):
+        gate.item(20)
+
+
+def test_same_data_has_the_same_digest_and_other_data_another(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.mkdir()
+    second.mkdir()
+    one = opened(written(first, split_arrays(y=np.arange(60) % 3))).splits[Split.GATE].digest
+    assert one == opened(first).splits[Split.GATE].digest
+    assert one != opened(written(second, split_arrays(y=np.arange(60) % 4))).splits[Split.GATE].digest
 
 
 @pytest.mark.parametrize(
-    ("arrays", "field", "said"),
+    ("change", "field", "said"),
     [
-        ({"y": np.zeros(6, int)}, "evaluation.x", "missing"),
-        ({"x": ITEMS}, "evaluation.y", "missing"),
-        ({"x": ITEMS[:0], "y": np.zeros(0, int)}, "evaluation.x", "empty"),
-        ({"x": np.float32(1), "y": np.zeros(1, int)}, "evaluation.x", "empty"),
-        ({"x": ITEMS * np.nan, "y": np.zeros(6, int)}, "evaluation.x", "6 of 6 items hold NaN"),
-        ({"x": ITEMS, "y": np.zeros(5, int)}, "evaluation.y", "(5,) for 6 items"),
-        ({"x": ITEMS, "y": np.zeros((6, 10), int)}, "evaluation.y", "(6, 10) for 6 items"),
-        ({"x": ITEMS, "y": np.zeros(6)}, "evaluation.y", "float64"),
-        ({"x": np.array(["a"] * 6), "y": np.zeros(6, int)}, "evaluation.x", "dtype <U1"),
-        ({"x": ITEMS.astype(object), "y": np.zeros(6, int)}, "evaluation.x", "dtype object"),
+        ({"x": ITEMS[:0]}, "dataset.gate.x", "empty"),
+        ({"x": np.float32(1)}, "dataset.gate.x", "empty"),
+        ({"x": ITEMS[:6] * np.nan}, "dataset.gate.x", "6 of 6 items hold NaN"),
+        ({"x": ITEMS[40:], "y": np.zeros(5, int)}, "dataset.gate.y", "(5,) for 20 items"),
+        ({"x": ITEMS[40:], "y": np.zeros((20, 10), int)}, "dataset.gate.y", "(20, 10) for 20 items"),
+        ({"x": ITEMS[40:], "y": np.zeros(20)}, "dataset.gate.y", "float64"),
+        ({"x": ITEMS[40:], "slice": np.full(20, 2)}, "dataset.gate.slice", "20 numbers are out of range"),
+        ({"x": ITEMS[40:], "slice": np.full(20, -1)}, "dataset.gate.slice", "20 numbers are out of range"),
     ],
 )
-def test_evaluation_that_cannot_be_used_is_refused_by_field(
-    tmp_path: Path, arrays: dict[str, Tensor], field: str, said: str
+def test_split_that_cannot_be_used_is_refused_by_field(
+    tmp_path: Path, change: dict[str, Tensor], field: str, said: str
 ) -> None:
-    problem = problem_of_evaluation(saved(tmp_path, **arrays))
+    problem = problem_of(written(tmp_path, split_arrays() | {Split.GATE: change}, slices=("day", "night")))
     assert problem.field == field
     assert said in problem.problem
 
 
-@pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04" + b"\0" * 60])
-def test_evaluation_of_garbage_is_refused_with_how_to_save(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "data.npz"
-    path.write_bytes(content)
-    assert "numpy.savez" in problem_of_evaluation(path).remedy
+def test_shard_changed_after_it_was_described_is_refused(tmp_path: Path) -> None:
+    folder = written(tmp_path, split_arrays())
+    content = bytearray((folder / "gate.npz").read_bytes())
+    content[-100] ^= 1
+    (folder / "gate.npz").write_bytes(content)
+    assert "has sha256" in problem_of(folder).problem
 
 
-def test_evaluation_of_a_single_array_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "data.npy"
-    np.save(path, ITEMS)
-    assert "no readable .npz" in problem_of_evaluation(path).problem
+@pytest.mark.parametrize("content", [b"", b"{}", b"[", b"\xff"])
+def test_document_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / DATASET_FILE).write_bytes(content)
+    assert problem_of(tmp_path).field.startswith(DATASET_FILE)
 
 
-def packed(tmp_path: Path, **members: bytes) -> Path:
-    path = tmp_path / "data.npz"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name.replace("__", "."), content)
-    return path
+def test_folder_without_a_document_is_refused_with_how_to_write_one(tmp_path: Path) -> None:
+    assert "describe" in problem_of(tmp_path).remedy
 
 
-def npy(header: str, content: bytes = b"", *, version: bytes = b"\x01\x00") -> bytes:
-    return b"\x93NUMPY" + version + struct.pack("<H", len(header)) + header.encode() + content
-
-
-def claiming(shape: str, dtype: str = "<f4", content: bytes = bytes(16)) -> bytes:
-    return npy(f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}}}", content)
+def test_names_that_repeat_are_refused(tmp_path: Path) -> None:
+    assert problem_of(written(tmp_path, split_arrays(), labels=("a", "a"))).field == "dataset.json.labels"
 
 
 @pytest.mark.parametrize(
-    ("member", "said"),
-    [
-        (claiming("(1000000000000,)"), "claims shape"),
-        (claiming("(2000000000, 1125899906842624)"), "claims shape"),
-        (claiming("(-1,)"), "claims shape"),
-        (claiming("(-1, -4)"), "claims shape"),
-        (claiming("(5,)"), "claims shape"),
-        (claiming("(1,)", "|O", b"\x80\x04N."), "dtype object"),
-        (claiming("(2,)", "<c8"), "dtype complex64"),
-        (claiming("(2,)", "<M8[s]"), "dtype datetime64"),
-        (b"hello", "is no array"),
-        (b"", "is no array"),
-        (npy("{'descr': '<f4',"), "is no array"),
-        (npy("(" * 5000), "is no array"),
-        (npy("__import__('os').abort()"), "is no array"),
-        (npy("", version=b"\x09\x00"), "is no array"),
-    ],
+    ("later", "earlier"), [(Split.GATE, "calibration"), (Split.GATE, "search"), (Split.SEARCH, "calibration")]
 )
-def test_calibration_attack_in_the_header_is_refused_by_field(tmp_path: Path, member: bytes, said: str) -> None:
-    with pytest.raises(InvalidInputError) as caught:
-        datasets.load_calibration(packed(tmp_path, x__npy=member))
-    assert caught.value.field == "calibration.x"
-    assert said in caught.value.problem
+def test_samples_in_two_splits_are_refused_with_numbers_and_remedy(tmp_path: Path, later: Split, earlier: str) -> None:
+    splits = split_arrays()
+    splits[later]["x"] = np.concatenate([splits[later]["x"][:10], splits[Split(earlier)]["x"][:10]])
+    problem = problem_of(written(tmp_path, splits))
+    assert problem.field == f"dataset.{later}.x"
+    assert problem.problem == f"10 of 20 items are also in the {earlier} data"
+    assert "split" in problem.remedy
 
 
-def test_calibration_of_more_than_memory_is_refused_unread(tmp_path: Path) -> None:
-    path = tmp_path / "data.npz"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("x.npy", claiming(f"({2**30 + 1},)"))
-    # The directory of the archive lies too.
-    content = bytearray(path.read_bytes())
-    entry = content.find(b"PK\x01\x02")
-    content[entry + 24 : entry + 28] = struct.pack("<I", 2**32 - 2)
-    path.write_bytes(content)
-    with pytest.raises(InvalidInputError, match=r"calibration\.x: (has|claims)"):
-        datasets.load_calibration(path)
+def test_few_samples_in_two_splits_are_said(tmp_path: Path) -> None:
+    splits = split_arrays()
+    splits[Split.GATE]["x"][:2] = splits[Split.SEARCH]["x"][:2]
+    data = opened(written(tmp_path, splits))
+    assert data.doubts == ("dataset.gate: 2 of 20 items are also in the search data",)
 
 
-def test_calibration_named_without_its_ending_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match=r"calibration\.x: is missing"):
-        datasets.load_calibration(packed(tmp_path, x=b"hello"))
+def test_samples_are_the_same_whatever_type_they_are_stored_in(tmp_path: Path) -> None:
+    splits = split_arrays(RNG.integers(0, 255, (60, 4)).astype(np.uint8))
+    splits[Split.GATE]["x"] = splits[Split.SEARCH]["x"].astype(np.float32)
+    assert "20 of 20 items" in problem_of(written(tmp_path, splits)).problem
 
 
-@pytest.mark.parametrize(
-    ("place", "value"), [(8, 1), (10, 99), (10, 8), (10, 14)], ids=["encrypted", "?", "zip", "lzma"]
-)
-def test_calibration_packed_in_another_way_than_it_says_is_refused(tmp_path: Path, place: int, value: int) -> None:
-    path = saved(tmp_path, x=ITEMS)
-    content = bytearray(path.read_bytes())
-    content[content.find(b"PK\x01\x02") + place] = value
-    path.write_bytes(content)
-    with pytest.raises(InvalidInputError, match=r"calibration: is no readable \.npz"):
-        datasets.load_calibration(path)
+def test_samples_are_the_same_that_the_pipeline_resizes_to_the_same(tmp_path: Path) -> None:
+    images = RNG.integers(0, 255, (60, 12, 12, 1)).astype(np.uint8)
+    splits = split_arrays(images)
+    small = opened(written(tmp_path, splits), PICTURES).splits[Split.SEARCH]
+    assert small.item(0).shape == (6, 6, 1)
+    splits[Split.GATE]["x"] = np.concatenate(list(small.blocks(100)))
+    assert "20 of 20 items" in problem_of(written(tmp_path, splits), PICTURES).problem
 
 
-def test_calibration_of_other_byte_order_and_axis_order_is_read_as_its_numbers(tmp_path: Path) -> None:
-    items = datasets.load_calibration(saved(tmp_path, x=np.asfortranarray(ITEMS.astype(">f8"))))
-    np.testing.assert_array_equal(items, ITEMS)
+def zipped(path: Path, images: dict[str, Tensor]) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, image in images.items():
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, "PNG")
+            archive.writestr(name, buffer.getvalue())
 
 
-def test_evaluation_with_a_pickle_inside_is_refused_unopened(tmp_path: Path) -> None:
-    path = tmp_path / "data.npz"
-    path.write_bytes(b"\x80\x04N.")
-    assert problem_of_evaluation(path).field == "evaluation"
+def pictures(folder: Path, *, name: str = "{label}/{number}.png", labels: tuple[str, ...] = ("cat", "dog")) -> Path:
+    shards = []
+    for split in Split:
+        images = {
+            name.format(label=("cat", "dog")[number % 2], number=number): RNG.integers(0, 255, (9, 9)).astype(np.uint8)
+            for number in range(6)
+        }
+        zipped(folder / f"{split}.zip", images)
+        shards.append(described(folder / f"{split}.zip", split))
+    return document(folder, shards, kind=DatasetKind.IMAGES, labels=labels)
+
+
+def test_images_are_decoded_and_resized_as_on_a_device(tmp_path: Path) -> None:
+    gate = opened(pictures(tmp_path), PICTURES).splits[Split.GATE]
+    assert gate.labels is not None
+    assert gate.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert (gate.item(0).shape, gate.item(0).dtype) == ((6, 6, 1), np.uint8)
+
+
+def test_images_in_no_folders_have_no_labels(tmp_path: Path) -> None:
+    assert opened(pictures(tmp_path, name="{number}.png"), PICTURES).splits[Split.GATE].labels is None
+
+
+def test_images_in_a_folder_of_no_label_are_refused(tmp_path: Path) -> None:
+    problem = problem_of(pictures(tmp_path, labels=("cat",)), PICTURES)
+    assert "lies in no folder of a label" in problem.problem
+
+
+def test_images_for_a_pipeline_that_takes_tensors_are_refused(tmp_path: Path) -> None:
+    assert problem_of(pictures(tmp_path)).field == "pipeline.steps"
+
+
+def test_image_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
+    pictures(tmp_path)
+    with zipfile.ZipFile(tmp_path / "gate.zip", "w") as archive:
+        archive.writestr("cat/broken.png", b"\x89PNG no image")
+    shards = [described(tmp_path / f"{split}.zip", split) for split in Split]
+    folder = document(tmp_path, shards, kind=DatasetKind.IMAGES, labels=("cat", "dog"))
+    assert problem_of(folder, PICTURES).field == "dataset.gate.cat/broken.png"
 
 
 @pytest.mark.parametrize("label", [-1, 3])
-def test_labels_out_of_range_are_refused(label: int) -> None:
+def test_labels_out_of_range_are_refused(tmp_path: Path, label: int) -> None:
+    labels = np.arange(60) % 3
+    labels[45] = label
+    gate = opened(written(tmp_path, split_arrays(y=labels))).splits[Split.GATE]
     with pytest.raises(InvalidInputError, match=r"1 labels are out of range.*0\.\.2"):
-        datasets.check_labels(np.array([0, label, 2], np.int64), 3)
+        datasets.check_labels(gate, 3)
 
 
-def test_labels_of_yes_and_no_suit_one_output() -> None:
-    datasets.check_labels(np.array([0, 1], np.int64), 1)
+def test_labels_of_yes_and_no_suit_one_output(tmp_path: Path) -> None:
+    datasets.check_labels(opened(written(tmp_path, split_arrays(y=np.arange(60) % 2))).splits[Split.GATE], 1)
 
 
-def test_items_of_another_shape_are_refused_with_both_shapes() -> None:
+def test_items_of_another_shape_are_refused_with_both_shapes(tmp_path: Path) -> None:
     pipeline = CompiledPipeline(MODEL_ONLY, LiteRtInterpreter(random_classifier(5, 3, seed=1), threads=1))
+    gate = opened(written(tmp_path, split_arrays())).splits[Split.GATE]
     with pytest.raises(InvalidInputError, match=r"become \(4,\), and the model takes \(5,\)"):
-        datasets.prepare(ITEMS, pipeline, "calibration.x")
+        datasets.check_items(gate, pipeline)
 
 
-def test_items_are_prepared_by_the_pipeline() -> None:
+def test_items_that_the_pipeline_makes_fit_are_accepted(tmp_path: Path) -> None:
     spec = PipelineSpec(steps=(Normalise(scale=0.5), RunModel()))
     pipeline = CompiledPipeline(spec, LiteRtInterpreter(random_classifier(4, 3, seed=1), threads=1))
-    np.testing.assert_array_equal(datasets.prepare(ITEMS, pipeline, "calibration.x")[1], ITEMS[1] / 2)
+    datasets.check_items(opened(written(tmp_path, split_arrays())).splits[Split.GATE], pipeline)
+
+
+def test_document_keeps_what_it_says(tmp_path: Path) -> None:
+    data = opened(written(tmp_path, split_arrays(), slices=("day",)))
+    assert (data.spec.name, data.spec.slices) == ("test", ("day",))
+    assert msgspec.json.decode((tmp_path / DATASET_FILE).read_bytes(), type=DatasetSpec) == data.spec
