@@ -286,3 +286,24 @@ async def test_disk_full_under_metadata_is_storage_full(settings: RepositorySett
     with file_size_limit(1024), pytest.raises(StorageFullError):
         await refresh(settings, [PATH])
     assert PATH in (await refresh(settings, [PATH])).files
+
+
+async def test_refresh_optional_files_are_those_that_the_repository_has(
+    server: DeviceServer, settings: RepositorySettings
+) -> None:
+    server.repository.add("deltas/a-b.delta", b"delta", profiles=())
+    server.repository.publish()
+    verified = await refresh(settings, [PATH], optional=["deltas/a-b.delta", "deltas/none.delta"])
+    assert sorted(verified.files) == [PATH, "deltas/a-b.delta"]
+
+
+@pytest.mark.parametrize("fault", [Fault.FLIP, Fault.MISSING, Fault.ERROR, Fault.TRUNCATE])
+async def test_refresh_trouble_with_an_optional_file_is_none(
+    server: DeviceServer, settings: RepositorySettings, fault: Fault
+) -> None:
+    server.repository.add("deltas/a-b.delta", b"delta", profiles=())
+    server.repository.publish()
+    # Once without it, so that only the bin of the optional file is still to come.
+    await refresh(settings, [PATH])
+    server.faults["bins-"] = fault
+    assert sorted((await refresh(settings, [PATH], optional=["deltas/a-b.delta"])).files) == [PATH]
