@@ -13,8 +13,8 @@ from shared.conversion import Recipe
 from shared.errors import ModelLoadError
 from shared.manifest import Scheme
 from shared.runtime.verifier import verify
+from tests.support.drawn_networks import convolutional, packed_again, streaming, weights_behind
 from tests.support.mutants import Outcome, counted, graph_index_mutants, mutants, outcomes
-from tests.support.networks import convolutional, packed_again, streaming, weights_behind
 
 if TYPE_CHECKING:
     from collections.abc import Callable

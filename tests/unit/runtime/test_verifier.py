@@ -14,8 +14,8 @@ from shared.errors import ModelLoadError
 from shared.runtime.flatbuffer import root
 from shared.runtime.interpreter import LiteRtInterpreter
 from shared.runtime.verifier import verify
+from tests.support.drawn_networks import packed_again, weights_behind
 from tests.support.models import one_hot_classifier, random_classifier
-from tests.support.networks import packed_again, weights_behind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
