@@ -80,7 +80,7 @@ class PytorchSource:
             UnsupportedOperatorError: names the operator.
             SchemeFailedError: litert-torch cannot convert the graph.
         """
-        return to_tflite(self._module, self._entries, batch)
+        return to_tflite(lambda _: self._module, self._entries, batch)
 
     def answer(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Answer in PyTorch; a program exported for one batch gets the items in batches of that size.

@@ -11,7 +11,10 @@ from converters.loaders.free_batch import PROBED_BATCHES, free_batch
 from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+Module = Any
+"""A `torch.nn.Module`; the environment of this module's checks has no PyTorch."""
 
 _NOT_LOWERED = re.compile(r"Lowering not found: (?:aten\.)?([\w.]+?)(?:\.default)?\s")
 _AT_NODE = re.compile(r"target=torch\.ops\.aten\.(\w+)")
@@ -31,8 +34,8 @@ class Entry:
     """Channels first in the module, last in the `.tflite`."""
 
 
-def to_tflite(module: Any, entries: Sequence[Entry], batch: int | None) -> bytes:  # noqa: ANN401 - a torch.nn.Module
-    """Return `module` as a float `.tflite`; None leaves the batch free.
+def to_tflite(module_for: Callable[[int], Module], entries: Sequence[Entry], batch: int | None) -> bytes:
+    """Return the module for a batch as a float `.tflite`; None leaves the batch free.
 
     Raises:
         InvalidInputError: the graph holds on to a batch that it was made with.
@@ -42,11 +45,11 @@ def to_tflite(module: Any, entries: Sequence[Entry], batch: int | None) -> bytes
     if batch is None:
         # litert-torch cannot follow a free batch through flatten, padding and more; any fixed one it can.
         small, large = PROBED_BATCHES
-        return free_batch(_fixed(module, entries, small), _fixed(module, entries, large))
-    return _fixed(module, entries, batch)
+        return free_batch(_fixed(module_for(small), entries, small), _fixed(module_for(large), entries, large))
+    return _fixed(module_for(batch), entries, batch)
 
 
-def _fixed(module: Any, entries: Sequence[Entry], batch: int) -> bytes:  # noqa: ANN401 - a torch.nn.Module
+def _fixed(module: Module, entries: Sequence[Entry], batch: int) -> bytes:
     import litert_torch
     import torch
 
