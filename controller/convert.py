@@ -18,7 +18,7 @@ from controller.registry.core.types import Card
 from controller.source_files import scratch_name
 from shared import dataset
 from shared.conversion import ConversionProgress, ConversionRequest, ConversionResult, ConvertedArtifact, FailureKind
-from shared.dataset import DATASET_FILE, DatasetSpec, Split
+from shared.dataset import DATASET_FILE
 from shared.errors import InvalidInputError, NotFoundError, StorageFullError
 
 if TYPE_CHECKING:
@@ -107,15 +107,12 @@ class Converter:
         source = folder / scratch_name(version.source_format, content)
         source.symlink_to(content)
         document = await self._blobs.read(order.dataset_sha256)
-        spec = self._lay_out(document, folder / "dataset")
+        self._lay_out(document, folder / "dataset")
         return ConversionRequest(
             conversion_id=conversion.conversion_id,
             source_path=str(source),
             source_format=version.source_format,
             scratch_path=str(folder / "out"),
-            calibration_path=first_shard(spec, Split.CALIBRATION, folder / "dataset"),
-            evaluation_path=first_shard(spec, Split.GATE, folder / "dataset"),
-            max_accuracy_drop=order.budget.max_drop,
             dataset_path=str(folder / "dataset"),
             pipeline=order.pipeline,
             schemes=order.schemes,
@@ -130,7 +127,7 @@ class Converter:
             environments_path=str(self._folders.environments),
         )
 
-    def _lay_out(self, document: bytes, folder: Path) -> DatasetSpec:
+    def _lay_out(self, document: bytes, folder: Path) -> None:
         """Make the folder that `dataset.json` describes, of links to blobs."""
         spec = dataset.decode(document)
         folder.mkdir()
@@ -139,7 +136,6 @@ class Converter:
             place = folder / shard.path
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(self._blobs.path(shard.sha256).resolve())
-        return spec
 
     async def _keep(self, result: ConversionResult, out: Path) -> tuple[ConversionResult, Card | None]:
         """Take the passing artifacts and the card among the blobs, and believe no path and no digest on the way."""
@@ -180,8 +176,3 @@ def _not_a_file(path: Path, out: Path) -> str:
 def _not_as_long(path: Path, length_bytes: int) -> str:
     size_bytes = path.stat().st_size
     return "" if size_bytes == length_bytes else f"it has {size_bytes} bytes, not {length_bytes}"
-
-
-def first_shard(spec: DatasetSpec, split: Split, folder: Path) -> str:
-    """Return the first file of a split."""
-    return next((str(folder / shard.path) for shard in spec.shards if shard.split is split), "")

@@ -132,9 +132,9 @@ class ConversionRequest(msgspec.Struct, frozen=True, kw_only=True):
     source_format: SourceFormat
     scratch_path: str
     """An empty folder; the artifacts are left there."""
-    calibration_path: str
+    calibration_path: str = ""
     """`.npz` with `x`: `(N, …)` items as they are after image decoding, raw."""
-    evaluation_path: str
+    evaluation_path: str = ""
     """`.npz` with `x` and integer labels `y (N,)`."""
     pipeline: PipelineSpec
     schemes: tuple[Scheme, ...] = DEFAULT_SCHEMES

@@ -18,13 +18,11 @@ from controller.cli.program import check_installed
 from controller.cli.session import EXIT_INTERRUPTED, EXIT_USAGE
 from controller.conversion_cache import prune
 from controller.conversion_process import ConvertLimits, environments_folder
-from controller.convert import first_shard
 from controller.dataset_folder import read
 from controller.registry.core.choice import wanted_schemes
 from controller.source_files import scratch_name
 from shared.clock import SystemClock, mint_id
 from shared.conversion import ConversionRequest
-from shared.dataset import Split
 from shared.errors import InvalidInputError
 from shared.ids import ConversionId
 
@@ -100,7 +98,7 @@ def convert_here(
 def _request(order: LocalOrder, scratch: Path) -> ConversionRequest:
     content, source_format = source_of(order.file, order.source_format, scratch)
     try:
-        spec = read(order.data)
+        read(order.data)
     except InvalidInputError as exc:
         fail(str(exc), code=EXIT_USAGE)
     source = scratch / scratch_name(source_format, content)
@@ -113,9 +111,6 @@ def _request(order: LocalOrder, scratch: Path) -> ConversionRequest:
         source_path=str(source),
         source_format=source_format,
         scratch_path=str(scratch / "out"),
-        calibration_path=first_shard(spec, Split.CALIBRATION, order.data.absolute()),
-        evaluation_path=first_shard(spec, Split.GATE, order.data.absolute()),
-        max_accuracy_drop=order.budget.max_drop,
         dataset_path=str(order.data.absolute()),
         pipeline=order.pipeline,
         schemes=wanted_schemes(order.schemes),
@@ -128,6 +123,8 @@ def _request(order: LocalOrder, scratch: Path) -> ConversionRequest:
         threads=order.threads,
         cache_path=str(order.cache.absolute()),
         environments_path=str(environments_folder(os.environ)),
+        # The rest of the time is for the gate.
+        max_search_s=order.timeout_s / 2,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shared.conversion import DEFAULT_SCHEMES, Objective
+from shared.conversion import LADDER, Objective
 from shared.errors import InvalidInputError
 from shared.hardware import GENERIC, misfit
 from shared.ids import HardwareProfileId
@@ -33,8 +33,8 @@ class Choice:
 
 
 def wanted_schemes(asked: Sequence[Scheme]) -> tuple[Scheme, ...]:
-    """Return the schemes to make, each once, from the largest to the smallest; the usual ones when none is named."""
-    chosen = set(asked) or set(DEFAULT_SCHEMES)
+    """Return the schemes to make, each once, from the largest to the smallest; the whole ladder when none is named."""
+    chosen = set(asked) or set(LADDER)
     return tuple(scheme for scheme in Scheme if scheme in chosen)
 
 

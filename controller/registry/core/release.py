@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from controller.facts import PublishedFile
 from controller.registry.core.types import ReleaseArtifact
 from shared.manifest import ManifestArtifact, ReleaseManifest, artifact_path, manifest_path
+from shared.pipeline import Normalise
 
 if TYPE_CHECKING:
     from controller.registry.core.choice import Choice
-    from controller.registry.core.types import Conversion, ModelVersion, Release
+    from controller.registry.core.types import Conversion, ConversionOrder, ModelVersion, Release
     from shared.ids import Sha256
+    from shared.pipeline import PipelineSpec
 
 
 def release_artifacts(choice: Choice) -> tuple[ReleaseArtifact, ...]:
@@ -29,6 +33,14 @@ def release_artifacts(choice: Choice) -> tuple[ReleaseArtifact, ...]:
     )
 
 
+def served_pipeline(order: ConversionOrder) -> PipelineSpec:
+    """Return what devices do around the model: what was folded into its graph is not to be done twice."""
+    if not order.image_input:
+        return order.pipeline
+    steps = tuple(step for step in order.pipeline.steps if not isinstance(step, Normalise))
+    return msgspec.structs.replace(order.pipeline, steps=steps)
+
+
 def assemble(release: Release, *, version: ModelVersion, conversion: Conversion, choice: Choice) -> ReleaseManifest:
     """Return the manifest: the same release always gives the same bytes, so that a crash in between does no harm."""
     return ReleaseManifest(
@@ -38,7 +50,7 @@ def assemble(release: Release, *, version: ModelVersion, conversion: Conversion,
         release_counter=release.release_counter,
         source_sha256=version.sha256,
         created_at=release.created_at,
-        pipeline=conversion.order.pipeline,
+        pipeline=served_pipeline(conversion.order),
         artifacts=tuple(
             ManifestArtifact(
                 path=artifact_path(artifact.sha256),

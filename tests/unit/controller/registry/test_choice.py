@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.registry.core.choice import choose, fitting_artifact, wanted_profiles, wanted_schemes
+from controller.registry.core.choice import (
+    checked_budget,
+    choose,
+    fitting_artifact,
+    wanted_profiles,
+    wanted_schemes,
+)
 from controller.registry.core.conversion import MAX_ATTEMPTS, after_restart, judge
 from controller.registry.core.release import files_to_publish, release_artifacts
 from controller.registry.core.types import ConversionState, Release
-from shared.conversion import DEFAULT_SCHEMES, ConversionResult, ConvertedArtifact, FailureKind
+from shared.conversion import LADDER, AccuracyBudget, ConversionResult, ConvertedArtifact, FailureKind, Objective
 from shared.errors import InvalidInputError
 from shared.hardware import GENERIC, DeviceHardware, HardwareProfile, Runtime
 from shared.ids import ConversionId, HardwareProfileId, ModelName, ReleaseId, Sha256
@@ -96,6 +103,43 @@ def test_choice_profile_too_small_for_all_is_named_with_sizes() -> None:
     assert choice.artifacts == ((SMALL, (GENERIC,)),)
 
 
+def test_choice_gives_no_profile_what_was_refused_for_it() -> None:
+    slow = msgspec.structs.replace(SMALL, refused_for={GENERIC.profile_id: "latency: 40.0 > 20.0 ms"})
+    quick = _profile("quick")
+    choice = choose([FLOAT, slow], [GENERIC, quick])
+    assert choice.artifacts == ((FLOAT, (GENERIC,)), (slow, (quick,)))
+    nothing = choose([slow], [GENERIC])
+    assert nothing.unserved == {"generic": "full_int8 latency: 40.0 > 20.0 ms"}
+
+
+def test_choice_for_speed_takes_the_fastest_however_large() -> None:
+    fast = msgspec.structs.replace(FLOAT, latency_ms=0.5)
+    [(artifact, _)] = choose([SMALL, fast], [GENERIC], Objective.FASTEST).artifacts
+    assert artifact == fast
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"max_drop": -0.1}, "max_drop"),
+        ({"max_drop": float("nan")}, "max_drop"),
+        ({"max_class_drop": 2.0}, "max_class_drop"),
+        ({"min_agreement": 98.0}, "min_agreement"),
+        ({"confident": -1.0}, "confident"),
+        ({"min_snr_db": -3.0}, "min_snr_db"),
+        ({"min_class_samples": 0}, "min_class_samples"),
+    ],
+)
+def test_budget_that_nothing_could_keep_is_refused(changed: dict[str, float], field: str) -> None:
+    with pytest.raises(InvalidInputError, match=rf"^budget\.{field}"):
+        checked_budget(msgspec.structs.replace(AccuracyBudget(), **changed))
+
+
+def test_budget_usable_is_returned_as_it_is() -> None:
+    budget = AccuracyBudget(max_class_drop=0.05, min_snr_db=20.0)
+    assert checked_budget(budget) is budget
+
+
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=6, unique=True), st.integers(1, 1000))
 def test_choice_never_exceeds_the_budget_and_none_smaller_passed(sizes: list[int], budget: int) -> None:
     artifacts = [_artifact(Scheme.FLOAT32, size) for size in sizes]
@@ -133,7 +177,7 @@ def test_files_to_publish_are_artifacts_and_then_the_manifest() -> None:
 
 
 def test_schemes_none_named_are_all() -> None:
-    assert wanted_schemes(()) == DEFAULT_SCHEMES
+    assert set(wanted_schemes(())) == set(LADDER)
 
 
 def test_schemes_repeated_and_unordered_are_once_from_large_to_small() -> None:

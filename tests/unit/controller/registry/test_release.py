@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 
 from controller.registry.bodies import ConversionView, NewConversion, NewVersion, ReleaseView
 from controller.registry.core.choice import choose
-from controller.registry.core.release import assemble, files_to_publish, release_artifacts
+from controller.registry.core.release import assemble, files_to_publish, release_artifacts, served_pipeline
 from controller.registry.core.types import (
     ArtifactSummary,
     Conversion,
@@ -24,7 +25,7 @@ from shared.conversion import AccuracyBudget, ConvertedArtifact, Objective, Sour
 from shared.hardware import GENERIC, HardwareProfile
 from shared.ids import ConversionId, HardwareProfileId, ModelName, ReleaseId, Sha256
 from shared.manifest import Accuracy, GoldenCheck, Scheme
-from shared.pipeline import MODEL_ONLY
+from shared.pipeline import MODEL_ONLY, DecodeImage, Normalise, PipelineSpec, RunModel
 from shared.wire import TargetRef
 
 _AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -115,6 +116,13 @@ def test_manifest_says_where_the_release_comes_from() -> None:
     assert (made.release_id, made.model, made.version_number, made.release_counter) == ("r", "digits", 3, 7)
     assert made.source_sha256 == _VERSION.sha256
     assert made.pipeline == MODEL_ONLY
+
+
+def test_pipeline_folded_into_the_model_is_not_done_twice() -> None:
+    steps = (DecodeImage(), Normalise(scale=1 / 255), RunModel())
+    order = replace(_CONVERSION.order, pipeline=PipelineSpec(steps=steps), image_input=True)
+    assert served_pipeline(order).steps == (DecodeImage(), RunModel())
+    assert served_pipeline(replace(order, image_input=False)).steps == steps
 
 
 def test_manifest_of_the_same_release_has_the_same_bytes_after_a_crash() -> None:
