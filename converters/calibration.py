@@ -148,8 +148,10 @@ def _percentile(histogram: Histogram) -> Range:
 
 
 def _candidates(whole: Range, shares: NDArray[np.float64]) -> list[Range]:
+    """Return ranges cut at the same distance from zero, so that a far value on one side costs the other nothing."""
     # The whole range first, so that it wins where narrower ones are as good.
-    return [Range(low=whole.low * float(share), high=whole.high * float(share)) for share in shares[::-1]]
+    reaches = [float(share) * max(-whole.low, whole.high) for share in shares[::-1]]
+    return [Range(low=max(whole.low, -reach), high=min(whole.high, reach)) for reach in reaches]
 
 
 def _rounded(values: NDArray[np.float64], tried: Range, levels: int) -> NDArray[np.float64]:

@@ -141,9 +141,9 @@ class FloatGraph:
         self._content[start : start + size] = raw
 
     @property
-    def is_quantized(self) -> bool:
-        """Whether any tensor holds something smaller than 32-bit floats."""
-        return any(self.kinds[tensor] in _SMALL for tensor in range(len(self.kinds)))
+    def small_tensors(self) -> int:
+        """How many tensors hold something smaller than 32-bit floats."""
+        return sum(kind in _SMALL for kind in self.kinds)
 
     def computes_floats(self, operator: Operator) -> bool:
         """Whether an operator takes or gives floats."""

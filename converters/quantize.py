@@ -79,7 +79,7 @@ def quantize(model: bytes, recipe: Recipe, items: Sequence[Tensor]) -> bytes:
     if recipe.correct_bias:
         prepared = bias.correct(prepared, items, partial(grid_of, FloatGraph(prepared), recipe))
     made = restamp.restamp(_made(prepared, recipe, ranges))
-    _check_made(made, recipe)
+    _check_made(made, graph, recipe)
     return made
 
 
@@ -139,6 +139,9 @@ def _rounded(model: bytes, graph: FloatGraph, recipe: Recipe, statistics: Statis
         warnings.simplefilter("ignore")
         try:
             quantizer = Quantizer(model)
+            # It reads on over the signatures of a model that has none, as many older files have.
+            parts = quantizer._float_model  # noqa: SLF001 - only so is such a file quantized without writing it anew
+            parts.signatureDefs = parts.signatureDefs or []
             _add_rules(quantizer, graph, recipe)
             result = quantizer.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
         except (ValueError, RuntimeError, KeyError, IndexError, TypeError, NotImplementedError) as exc:
@@ -202,14 +205,14 @@ def _scope(name: str) -> str:
     return f"^{re.escape(name)}(;|$)"
 
 
-def _check_made(made: bytes, recipe: Recipe) -> None:
+def _check_made(made: bytes, source: FloatGraph, recipe: Recipe) -> None:
     try:
         verify(made)
     except ModelLoadError as exc:
         raise SchemeFailedError(f"what the quantizer made is no sound model: {exc}") from exc
     graph = FloatGraph(made)
-    if not graph.is_quantized:
-        raise SchemeFailedError(f"nothing in the model changes under {recipe.scheme}")
+    if graph.small_tensors <= source.small_tensors:
+        raise SchemeFailedError(f"{recipe.scheme} changes nothing: the model has no float weights, or keeps all")
     if recipe.integer_io and recipe.scheme in _STATIC:
         floats = sorted({operator.name for operator in graph.operators if graph.computes_floats(operator)} - _ENDS)
         if floats and not recipe.kept_float:

@@ -1,4 +1,4 @@
-"""Small convolutional networks, written as FlatBuffers by hand: what a quantizer meets, without a training framework."""
+"""Small convolutional networks, written as FlatBuffers by hand: what a quantizer meets, without a framework."""
 
 from __future__ import annotations
 
