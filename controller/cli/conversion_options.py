@@ -33,7 +33,10 @@ SourceArgument = Annotated[
     ),
 ]
 FormatOfSource = Annotated[
-    SourceFormat | None, typer.Option("--format", help="What FILE is; default: as its name and first bytes say.")
+    SourceFormat | None,
+    typer.Option(
+        "--format", metavar="FORMAT", help=f"What FILE is, if its name does not say: {', '.join(SourceFormat)}."
+    ),
 ]
 DataOption = Annotated[
     Path,
@@ -52,26 +55,40 @@ ProfileOption = Annotated[
     typer.Option("--profile", metavar="FILE|ID", help="JSON HardwareProfile, or generic; repeat. Default: generic."),
 ]
 SchemeOption = Annotated[
-    list[Scheme] | None, typer.Option("--scheme", help="Try only these; repeat. Default: the whole ladder.")
+    list[Scheme] | None,
+    typer.Option(
+        "--scheme", metavar="SCHEME", help=f"Try only this; repeat. Default: the ladder. Known: {', '.join(Scheme)}."
+    ),
 ]
 DropOption = Annotated[
-    float, typer.Option("--max-drop", min=0, max=1, help="Largest loss of accuracy, certified (0.01 = 1 point).")
+    float,
+    typer.Option(
+        "--max-drop", min=0, max=1, metavar="SHARE", help="Largest loss of accuracy, certified (0.01 = 1 point)."
+    ),
 ]
 AgreementOption = Annotated[
-    float, typer.Option("--min-agreement", min=0, max=1, help="Without labels: least share of the same top answers.")
+    float,
+    typer.Option(
+        "--min-agreement", min=0, max=1, metavar="SHARE", help="Without labels: least share of the same top answers."
+    ),
 ]
 ClassDropOption = Annotated[
-    float | None, typer.Option("--max-class-drop", min=0, max=1, help="Largest loss of any one class; default: any.")
+    float | None,
+    typer.Option(
+        "--max-class-drop", min=0, max=1, metavar="SHARE", help="Largest loss of any one class. Default: not judged."
+    ),
 ]
 SnrOption = Annotated[
     float | None,
-    typer.Option("--min-snr", min=0, max=300, metavar="DB", help="Least signal-to-noise ratio of outputs."),
+    typer.Option("--min-snr", min=0, max=300, metavar="DB", help="Least signal-to-noise ratio."),
 ]
 ObjectiveOption = Annotated[Objective, typer.Option("--objective", help="What is best among those that pass.")]
 ImageInputOption = Annotated[
     bool, typer.Option("--image-input", help="Fold the normalisation into the model: it takes uint8 images.")
 ]
-BatchOption = Annotated[int, typer.Option("--batch", min=0, max=1024, help="Fixed batch of the artifacts; 0: any.")]
+BatchOption = Annotated[
+    int, typer.Option("--batch", min=0, max=1024, metavar="N", help="Fixed batch of the artifacts; 0: any.")
+]
 
 
 def budget_of(
@@ -121,7 +138,7 @@ def _profiles(name: str) -> Sequence[HardwareProfile]:
     if name == GENERIC.profile_id:
         return [GENERIC]
     path = Path(name)
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         raise InvalidInputError(
             field="--profile", problem=f"{name} is no file and no known profile", remedy="generic, or a JSON file"
         )

@@ -70,12 +70,13 @@ def convert(
     image_input: options.ImageInputOption = False,
     batch: options.BatchOption = 1,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for models, card and result. Default: FILE's name and -converted.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for models, card and result. Default: FILE's name and -converted."),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, max=64, help="Threads of the work.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Threads of the work.")] = 2,
     timeout_s: Annotated[float, typer.Option("--timeout", min=1, metavar="SECONDS", help="Longest time.")] = 3600,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder to remember in. Default: ~/.cache/litefleet/conversions.")
+        Path | None, typer.Option(metavar="DIR", help="Folder to remember in. Default: one in ~/.cache/litefleet.")
     ] = None,
     output: FormatOption = Format.TABLE,
     as_json: Annotated[bool, typer.Option("--json", help="As --output json.")] = False,
