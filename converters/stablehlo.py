@@ -22,6 +22,8 @@ _NAMED = re.compile(r"'([\w.]+)' op (.+)")
 """How MLIR says which operation it could not make something of, and why."""
 _NATIVE = ("tfl.", "func.", "arith.", "builtin.")
 """What may be in a module that becomes a file."""
+_FREE = "dynamic_"
+"""How operators over sizes that are not known begin."""
 _LOOP = "tfl.while"
 """Has an operator, but the converter does not write the graphs of its own that it would need."""
 _CONSTANT = "stablehlo.constant"
@@ -141,14 +143,15 @@ def _failure(text: str, left_over: set[str]) -> SchemeFailedError:
     if _LOOP in left_over:
         return UnsupportedOperatorError("it holds a loop: unroll it (a Python loop, or jax.lax.scan with unroll=True)")
     if left_over:
-        return UnsupportedOperatorError(
-            f"TensorFlow Lite has no operator for {', '.join(map(_plain, sorted(left_over)))}"
-        )
+        names = sorted(map(_plain, left_over))
+        hint = "; for a batch of 1 it may have one" if any(name.startswith(_FREE) for name in names) else ""
+        return UnsupportedOperatorError(f"TensorFlow Lite has no operator for {', '.join(names)}{hint}")
     return SchemeFailedError(f"litert-converter gave up: {_first_line(text)}")
 
 
 def _plain(operator: str) -> str:
-    return operator.rpartition(".")[2]
+    # The portable form of StableHLO has a version behind each name.
+    return re.sub(r"_v\d+$", "", operator.rpartition(".")[2])
 
 
 def _first_line(error: object) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int32]
 
 _HIGHEST = float(np.finfo(np.float32).max)
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +72,14 @@ def check(tree: Tree, features: int) -> Tree:
 
 
 def rounded_down(threshold: Floats) -> NDArray[np.float32]:
-    """Return the largest single-precision number not above each: x <= it exactly when x <= the threshold."""
+    """Return the largest single-precision number not above each: x <= it exactly when x <= the threshold.
+
+    Never a subnormal one, which many processors take for 0; next to 0, subnormal x may fall on the other side.
+    """
     narrow = np.clip(threshold, -_HIGHEST, _HIGHEST).astype(np.float32)
-    return np.where(narrow > threshold, np.nextafter(narrow, -_HIGHEST), narrow).astype(np.float32)
+    narrow = np.where(narrow > threshold, np.nextafter(narrow, -_HIGHEST), narrow)
+    narrow = np.where((threshold < 0) & (threshold > -_TINY), -_TINY, narrow)
+    return np.where((threshold > 0) & (threshold < _TINY), 0.0, narrow).astype(np.float32)
 
 
 def before(scale: Callable[[NDArray[np.float32]], NDArray[np.float32]], tree: Tree, features: int) -> Tree:
