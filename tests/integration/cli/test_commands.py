@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from controller.views import AssignmentView, DecisionView, DeviceView, ModelView, PlanView, ReleaseView, RolloutView
+from controller.views import (
+    AssignmentView,
+    ConversionView,
+    DatasetView,
+    DecisionView,
+    DeviceView,
+    ModelView,
+    PlanView,
+    ReleaseView,
+    RolloutView,
+)
 from shared.hardware import DeviceHardware, Runtime
 from tests.support.datasets import opaque, written
 from tests.support.ports import free_port
@@ -32,6 +42,10 @@ class Shown(msgspec.Struct, frozen=True):
 class Explained(msgspec.Struct, frozen=True):
     rollout: RolloutView
     decisions: list[DecisionView]
+
+
+class History(msgspec.Struct, frozen=True):
+    conversions: list[ConversionView]
 
 
 def push(operator: Operator, model: str, content: str, *words: str) -> Answer:
@@ -72,6 +86,54 @@ def test_push_not_done_in_time_ends_with_3_and_goes_on_when_repeated(operator: O
     assert "it goes on: the same command again waits for it" in late.err
     assert push(operator, "late", "good and late").code == 0
     assert operator.must("model", "show", "late").out.count("conversion ") == 1
+
+
+def test_dataset_pushed_sends_each_shard_once_and_is_listed(operator: Operator) -> None:
+    folder = written(operator.folder / "pushed", opaque("pushed"))
+    first = operator.must("dataset", "push", str(folder))
+    assert "upload: gate.npz, 15 bytes to send" in first.err
+    again = operator.must("dataset", "push", str(folder), "-o", "json")
+    assert again.err.count("there already") == 3
+    digest = again.read(DatasetView).sha256
+    assert digest in first.out
+    assert digest[:12] in operator.must("dataset", "ls").out
+
+
+def test_dataset_whose_shard_changed_is_not_pushed(operator: Operator) -> None:
+    folder = written(operator.folder / "changed", opaque("changed"))
+    (folder / "gate.npz").write_bytes(b"CHANGED for gate")
+    answer = operator.types("dataset", "push", str(folder))
+    assert (answer.code, "litefleet dataset describe" in answer.err) == (1, True), answer.err
+
+
+def test_card_is_fetched_for_programs_and_as_a_page(operator: Operator) -> None:
+    assert push(operator, "carded", "card").code == 0
+    assert operator.must("model", "card", "carded/1").read(dict[str, str]) == {"name": "a card"}
+    page = operator.folder / "card.html"
+    operator.must("model", "card", "carded/1", "-o", str(page))
+    assert page.read_text().startswith("<!doctype html>")
+    missing = operator.types("model", "card", "carded/2")
+    assert (missing.code, "no model card 'carded/2'" in missing.err) == (1, True)
+
+
+def test_push_of_what_is_no_model_ends_with_2_before_anything_is_sent(operator: Operator) -> None:
+    pickle = operator.folder / "model.pkl"
+    pickle.write_bytes(b"cos\nsystem\n")
+    data = written(operator.folder / "data", opaque())
+    answer = operator.types("model", "push", str(pickle), f"--data={data}", "--name=pickled")
+    assert (answer.code, "skops" in answer.err) == (2, True)
+
+
+def test_conversion_is_canceled_by_the_end_of_its_id(operator: Operator) -> None:
+    assert push(operator, "hung", "hang", "--timeout", "0").code == 3
+    [conversion] = [
+        found
+        for found in operator.must("model", "show", "hung", "-o", "json").read(History).conversions
+        if found.model == "hung"
+    ]
+    canceled = operator.must("model", "cancel", conversion.conversion_id[-8:])
+    assert f"conversion {conversion.conversion_id[-8:]} canceled" in canceled.out
+    assert "canceled by" in operator.must("model", "show", "hung").out
 
 
 @pytest.mark.parametrize("columns", [80, 120])
