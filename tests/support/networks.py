@@ -56,8 +56,13 @@ def weights(seed: int = 0) -> Weights:
     )
 
 
-def network(made: Weights | None = None, *, activation: int = RELU6, signature: bool = True) -> bytes:
-    """A `.tflite`: conv → depthwise conv → 1x1 conv → add to the first → mean → dense; input `(1, 12, 12, 3)`."""
+def network(
+    made: Weights | None = None, *, activation: int = RELU6, signature: bool = True, last: str | None = None
+) -> bytes:
+    """A `.tflite`: conv → depthwise conv → 1x1 conv → add to the first → mean → dense; input `(1, 12, 12, 3)`.
+
+    `last` names one more operator, without options, that the scores go through.
+    """
     made = made or weights()
     plan = _Plan()
     image = plan.tensor("image", (1, SIDE, SIDE, CHANNELS))
@@ -76,6 +81,9 @@ def network(made: Weights | None = None, *, activation: int = RELU6, signature: 
     scores = plan.tensor("scores", (1, CLASSES))
     head = [mean, plan.constant("head/weights", made.head), plan.constant("head/bias", made.head_bias)]
     plan.operator(schema.BuiltinOperator.FULLY_CONNECTED, head, scores, "FullyConnectedOptions")
+    if last is not None:
+        scored, scores = scores, plan.tensor("last", (1, CLASSES))
+        plan.operator(getattr(schema.BuiltinOperator, last), [scored], scores)
     return plan.pack(image, scores, signature=signature)
 
 
@@ -126,13 +134,15 @@ class _Plan:
         kind = schema.TensorType.INT32 if content.dtype == np.int32 else schema.TensorType.FLOAT32
         return self.tensor(name, content.shape, kind, len(self.buffers) - 1)
 
-    def operator(self, code: int, inputs: Sequence[int], output: int, kind: str, options: object = None) -> None:
+    def operator(
+        self, code: int, inputs: Sequence[int], output: int, kind: str = "NONE", options: object = None
+    ) -> None:
         if code not in self.codes:
             self.codes.append(code)
         made = schema.OperatorT()
         made.opcodeIndex, made.inputs, made.outputs = self.codes.index(code), list(inputs), [output]
         made.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
-        made.builtinOptions = options or getattr(schema, f"{kind}T")()
+        made.builtinOptions = options or getattr(schema, f"{kind}T", lambda: None)()
         self.operators.append(made)
 
     def convolution(self, source: int, kernel: Tensor, bias: Tensor, output: int, activation: int) -> None:

@@ -102,3 +102,9 @@ def test_measure_refuses_a_model_that_answers_nan() -> None:
     item = np.full((12, 12, 3), np.nan, np.float32)
     with pytest.raises(SchemeFailedError, match="NaN"):
         calibration.measure(networks.network(), [item], CalibrationMethod.MIN_MAX, levels=INT8_LEVELS)
+
+
+def test_kl_is_not_drawn_in_by_the_zeros_that_relu_leaves() -> None:
+    rng = np.random.default_rng(0)
+    values = np.concatenate([np.zeros(500_000), rng.uniform(0, 6, 500_000)])
+    assert choose(histogram(values), CalibrationMethod.KL, INT8_LEVELS).high > 5.5
