@@ -100,7 +100,8 @@ def _layer(declared: object, *, depth: int) -> Config:
         raise _refused(f"layer {name!r} is of class {kind!r}, which may be code of its own", "use Keras layers only")
     made = _settings(kind, name, config)
     if kind in _WRAPPERS:
-        made["layer"] = _layer(config.get("layer"), depth=depth + 1)
+        # Keras looks for a wrapped layer where this says, and for others among its layers anyway.
+        made["layer"] = {"module": "keras.layers", **_layer(config.get("layer"), depth=depth + 1)}
     return {"class_name": kind, "config": made, "name": name, **_calls(declared)}
 
 
