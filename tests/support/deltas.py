@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import zstandard
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.random import Generator
+
+    from agent.delivery.delta import RebuildRequest
 
 
 def digest_of(data: bytes) -> Sha256:
@@ -114,3 +119,20 @@ def write_pair(folder: Path, old: bytes, new: bytes) -> tuple[Path, Path]:
     for path, data in zip(paths, (old, new), strict=True):
         path.write_bytes(data)
     return paths
+
+
+def peak_kib(asked: RebuildRequest | None) -> int:
+    """Return the peak of a child that makes a file, or that only comes up."""
+    program = (
+        "import sys, msgspec\n"
+        "from agent.delivery.rebuilding import answer\n"
+        "from agent.delivery.delta import RebuildRequest\n"
+        "text = sys.stdin.buffer.read()\n"
+        "problem = answer(msgspec.json.decode(text, type=RebuildRequest)).problem if text else ''\n"
+        "assert not problem, problem\n"
+        # Not ru_maxrss, which a process inherits of whoever forked it.
+        "status = open('/proc/self/status').read()\n"
+        "print(status.split('VmHWM:')[1].split()[0])\n"
+    )
+    text = b"" if asked is None else msgspec.json.encode(asked)
+    return int(subprocess.run([sys.executable, "-c", program], input=text, stdout=subprocess.PIPE, check=True).stdout)

@@ -23,7 +23,7 @@ class DigitNetwork:
         images, self.labels = load_digits(return_X_y=True)
         self.images = (images.reshape(-1, 8, 8, 1) / 16).astype(np.float32)
         self.model = self._network()
-        self._train(self.model, keras.optimizers.Adam(1e-3), slice(0, 1_000), epochs=4)
+        self.train(self.model, keras.optimizers.Adam(1e-3), slice(0, 1_000), epochs=4)
         self.int8 = self._converted(self.model)
 
     def further(self, train: Callable[[keras.Model], None]) -> bytes:
@@ -43,13 +43,13 @@ class DigitNetwork:
 
         for layer in model.layers:
             layer.trainable = layer.name == "head"
-        self._train(model, keras.optimizers.Adam(1e-3), slice(1_000, 1_500), epochs=3)
+        self.train(model, keras.optimizers.Adam(1e-3), slice(1_000, 1_500), epochs=3)
 
     def everything(self, model: keras.Model) -> None:
         """Train all layers a little, on new samples."""
         import keras
 
-        self._train(model, keras.optimizers.SGD(1e-3), slice(1_000, 1_500), epochs=1)
+        self.train(model, keras.optimizers.SGD(1e-3), slice(1_000, 1_500), epochs=1)
 
     def _network(self) -> keras.Model:
         from keras import Input, Sequential, layers
@@ -66,7 +66,8 @@ class DigitNetwork:
         head = layers.Dense(10, activation="softmax", name="head")
         return Sequential([Input((8, 8, 1)), *convolutions, layers.GlobalAveragePooling2D(), head])
 
-    def _train(self, model: keras.Model, optimizer: keras.Optimizer, samples: slice, *, epochs: int) -> None:
+    def train(self, model: keras.Model, optimizer: keras.Optimizer, samples: slice, *, epochs: int) -> None:
+        """Train on some of the samples."""
         model.compile(optimizer, "sparse_categorical_crossentropy")
         model.fit(self.images[samples], self.labels[samples], epochs=epochs, batch_size=32, verbose=0)
 

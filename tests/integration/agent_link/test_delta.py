@@ -25,7 +25,17 @@ from shared.delta import DeltaEncoding, delta_path
 from shared.errors import DeltaError, UnreachableError
 from shared.runtime.delta import MAX_DICTIONARY_BYTES, WINDOW_LOG
 from shared.wire import TargetRef
-from tests.support.deltas import bomb, digest_of, header_of, literal_delta, segment, tuned, weights, write_pair
+from tests.support.deltas import (
+    bomb,
+    digest_of,
+    header_of,
+    literal_delta,
+    peak_kib,
+    segment,
+    tuned,
+    weights,
+    write_pair,
+)
 from tests.support.device_api import DeviceServer, Fault
 from tests.support.waiting import wait_until
 
@@ -227,21 +237,6 @@ async def test_child_that_outlives_control_does_nothing(request_of: RebuildReque
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def _peak_kib(asked: RebuildRequest | None) -> int:
-    """Return the peak of a child that makes a file, or that only comes up."""
-    program = (
-        "import sys, resource, msgspec\n"
-        "from agent.delivery.rebuilding import answer\n"
-        "from agent.delivery.delta import RebuildRequest\n"
-        "text = sys.stdin.buffer.read()\n"
-        "problem = answer(msgspec.json.decode(text, type=RebuildRequest)).problem if text else ''\n"
-        "assert not problem, problem\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
-    )
-    text = b"" if asked is None else msgspec.json.encode(asked)
-    return int(subprocess.run([sys.executable, "-c", program], input=text, stdout=subprocess.PIPE, check=True).stdout)
-
-
 @pytest.mark.parametrize("encoding", list(DeltaEncoding))
 async def test_applying_takes_bounded_memory_whatever_the_size(tmp_path: Path, encoding: DeltaEncoding) -> None:
     # Larger than every window, dictionary and segment, so that all are at their ceilings.
@@ -258,7 +253,7 @@ async def test_applying_takes_bounded_memory_whatever_the_size(tmp_path: Path, e
         reserve_bytes=0,
         parent=os.getpid(),
     )
-    idle, busy = await asyncio.to_thread(_peak_kib, None), await asyncio.to_thread(_peak_kib, asked)
+    idle, busy = await asyncio.to_thread(peak_kib, None), await asyncio.to_thread(peak_kib, asked)
     assert busy - idle < MEMORY_KIB
     # And within the limit that the child sets itself.
     await rebuild_in_child(asked)
