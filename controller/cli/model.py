@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from controller.client import Client
     from controller.views import ArtifactView
+    from shared.conversion import SourceFormat
 
 app = typer.Typer(help="Trained models: push one, list them, look at one.", no_args_is_help=True)
 
@@ -79,12 +80,7 @@ def push(
         path, known = options.source_of(file, source_format, Path(scratch))
 
         async def work(api: Client) -> ReleaseView:
-            with transfer_bar() as bar:
-                source = await upload(api, bar, path)
-                pushed = await push_dataset(api, bar, data)
-            body = {"sha256": source, "filename": path.name, "source_format": known}
-            version = await api.post(f"/models/{name}/versions", body, VersionView)
-            order = {**wanted, "model": name, "version_number": version.number, "dataset_sha256": pushed.sha256}
+            order = {**wanted, "model": name, **await _bring(api, name, path, known, data)}
             return await _release(api, order, timeout_s)
 
         released = session(context).run(work)
@@ -94,6 +90,16 @@ def push(
     say(f"released {released.name}  ({released.release_id})\n")
     _show_artifacts(released.artifacts)
     say(f"\nnext: litefleet rollout start {released.name} --cohort all --wave 1 --wave 25% --wave 100% --dry-run")
+
+
+async def _bring(api: Client, name: str, path: Path, known: SourceFormat, data: Path) -> dict[str, object]:
+    """Upload a model and its data, and return by what an order names them."""
+    with transfer_bar() as bar:
+        source = await upload(api, bar, path)
+        pushed = await push_dataset(api, bar, data)
+    body = {"sha256": source, "filename": path.name, "source_format": known}
+    version = await api.post(f"/models/{name}/versions", body, VersionView)
+    return {"version_number": version.number, "dataset_sha256": pushed.sha256}
 
 
 async def _release(api: Client, order: Mapping[str, object], timeout_s: float) -> ReleaseView:

@@ -172,6 +172,7 @@ def endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
         *_model_endpoints(routes),
         *_dataset_endpoints(routes),
         *_conversion_endpoints(routes),
+        *_card_endpoints(routes),
         *_release_endpoints(routes),
     )
 
@@ -299,6 +300,11 @@ def _conversion_endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
             returns=ConversionView,
             errors=(404, 409),
         ),
+    )
+
+
+def _card_endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
+    return (
         Endpoint(
             method="GET",
             path="/conversions/{conversion_id}/card",
