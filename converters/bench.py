@@ -46,7 +46,7 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True):
     """How much each layer suffers from quantization."""
 
     snr_db: dict[str, float]
-    """By the name of its output tensor, the most hurt first."""
+    """By the name of its output tensor, the one first that costs the fewest bytes for what it saves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +142,7 @@ class Bench:
         return content
 
     def ranking(self) -> tuple[str, ...]:
-        """Return the output tensors of the operators that quantization hurts, the most hurt first."""
+        """Return the output tensors of the operators that quantization hurts, the best worth keeping first."""
         shop = self._shop
         self._progress("rank layers")
         parts = (shop.program, shop.made.key, shop.calibration.digest, shop.searched.samples.digest)
@@ -152,6 +152,9 @@ class Bench:
             calibration = Inputs(shop.calibration, self._pipeline, _MAX_CALIBRATION)
             probes = Inputs(shop.searched.samples, self._pipeline, _PROBES)
             found = sensitivity.rank(shop.model, calibration, probes)
+            # Noise for each number kept, not noise alone: of EfficientNet-lite0, 98 % agreement takes 6.4 MB in this
+            # order and more than 8 MB in the other, which keeps the large classifier among the first.
+            found = sorted(found, key=lambda layer: 10 ** (-layer.snr_db / 10) / max(layer.weights, 1), reverse=True)
             ranking = Ranking(snr_db={layer.output_tensor: layer.snr_db for layer in found})
             shop.kept.put_struct(key, ranking)
         self.sensitivity = ranking.snr_db

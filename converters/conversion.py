@@ -161,6 +161,8 @@ def _judged(result: ConversionResult, choice: Choice, trials: Sequence[Trial]) -
     """Return the result, as a failure that says what came closest where no class of hardware got anything."""
     if choice.chosen:
         return result
+    if not trials:
+        raise ConversionFailedError(FailureKind.TIMED_OUT, "no time for a single candidate: allow more by max_search_s")
     if not any(trial.sha256 for trial in trials):
         problems = dict.fromkeys(f"{trial.recipe.scheme} could not be made: {trial.failed}" for trial in trials)
         raise ConversionFailedError(FailureKind.NOTHING_PASSED, "; ".join(problems))

@@ -67,6 +67,8 @@ def prepare(request: ConversionRequest, scratch: Path, tell: Tell) -> Ground:
     """
     tell(Stage.CHECK_DATA)
     # Everything that can be refused without the framework is refused before it starts.
+    if not Path(request.source_path).is_file():
+        raise InvalidInputError(field="source_path", problem="no such file")
     data = datasets.open_dataset(request, scratch / "data")
     if request.source_format is not SourceFormat.TFLITE:
         _check_enough(request, data)

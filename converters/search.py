@@ -52,7 +52,7 @@ _MENDABLE = 4.0
 """Times the allowed loss: no other way to choose ranges, and no equalisation, was seen to take back more than that."""
 _LEAST_LOSS = 0.005
 """Taken for the allowed loss where none is allowed: a handful of samples."""
-_RESERVE = (2, 6)
+_RESERVE = (3, 6)
 """Further layers kept float, beyond the fewest that pass: for the gate, where chance may have favoured the fewest."""
 _HALVINGS = 2
 """Tries between the last step that failed and the first that passed."""
@@ -106,7 +106,7 @@ class Workbench(Protocol):
         ...
 
     def ranking(self) -> Sequence[str]:
-        """Return the output tensors of the operators that quantization hurts, the most hurt first."""
+        """Return the output tensors of the operators that quantization hurts, the best worth keeping first."""
         ...
 
     def in_time(self) -> bool:
@@ -259,7 +259,7 @@ class _Walk:
         self.attempt(msgspec.structs.replace(best.recipe, equalise=True))
 
     def mixed(self) -> None:
-        """Keep more and more of the most sensitive layers, then look for fewer that do as well."""
+        """Keep more and more layers in float16, then look for fewer that do as well."""
         if not self._bench.in_time():
             return
         layers = self._bench.ranking()

@@ -8,12 +8,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from shared.conversion import ConversionRequest, SourceFormat
+from shared import dataset
+from shared.conversion import LADDER, ConversionRequest, SourceFormat
+from shared.dataset import DATASET_FILE, DatasetSpec, Shard, Split
 from shared.hardware import GENERIC
 from shared.ids import ConversionId
+from shared.manifest import digest
 from shared.pipeline import MODEL_ONLY, PipelineSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -24,51 +28,50 @@ if TYPE_CHECKING:
 os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
+def write_dataset(folder: Path, splits: Mapping[Split, Mapping[str, Tensor]], *, slices: tuple[str, ...] = ()) -> Path:
+    """Write one shard for each split, and the document."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = []
+    for split, arrays in splits.items():
+        path = folder / f"{split}.npz"
+        np.savez(path, allow_pickle=False, **arrays)
+        content = path.read_bytes()
+        shards.append(Shard(path=path.name, sha256=digest(content), length_bytes=len(content), split=split))
+    spec = DatasetSpec(name="test", licence="MIT", shards=tuple(shards), slices=slices)
+    (folder / DATASET_FILE).write_bytes(dataset.encode(spec))
+    return folder
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workshop:
-    """A folder with what a conversion needs; labels are what the model itself answers unless others are given."""
+    """A folder with what a conversion needs."""
 
     folder: Path
 
     def request(
         self,
-        model: Any,  # noqa: ANN401 - a Keras model; Keras ships no types
-        items: Tensor,
+        source: bytes,
+        splits: Mapping[Split, Mapping[str, Tensor]],
         *,
-        labels: Tensor | None = None,
-        calibration: Tensor | None = None,
+        source_format: SourceFormat = SourceFormat.TFLITE,
         pipeline: PipelineSpec = MODEL_ONLY,
-        scale: float = 1.0,
+        slices: tuple[str, ...] = (),
     ) -> ConversionRequest:
         """Save model and data, and return the request to convert them."""
-        model.save(self.folder / "model.keras")
-        if labels is None:
-            labels = np.asarray(model(items.astype(np.float32) * scale, training=False)).argmax(axis=1)
-        return self.request_of_file(items, labels, calibration=calibration, pipeline=pipeline)
-
-    def request_of_file(
-        self,
-        items: Tensor,
-        labels: Tensor,
-        *,
-        calibration: Tensor | None = None,
-        pipeline: PipelineSpec = MODEL_ONLY,
-    ) -> ConversionRequest:
-        """Save the data, and return the request to convert the `model.keras` that lies there already."""
-        # Near the evaluation, and none of it: what calibrates may not judge.
-        near = (items * 0.99).astype(items.dtype) if calibration is None else calibration
-        np.savez(self.folder / "calibration.npz", x=near)
-        np.savez(self.folder / "evaluation.npz", x=items, y=labels)
+        path = self.folder / f"source.{source_format}"
+        path.write_bytes(source)
         scratch = self.folder / "scratch"
         scratch.mkdir(exist_ok=True)
         return ConversionRequest(
             conversion_id=ConversionId("c-1"),
-            source_path=str(self.folder / "model.keras"),
-            source_format=SourceFormat.KERAS,
+            source_path=str(path),
+            source_format=source_format,
             scratch_path=str(scratch),
-            calibration_path=str(self.folder / "calibration.npz"),
-            evaluation_path=str(self.folder / "evaluation.npz"),
+            calibration_path="",
+            evaluation_path="",
+            dataset_path=str(write_dataset(self.folder / "data", splits, slices=slices)),
             pipeline=pipeline,
+            schemes=LADDER,
             profiles=(GENERIC,),
         )
 
@@ -93,8 +96,10 @@ def digits_request(tmp_path_factory: pytest.TempPathFactory) -> ConversionReques
         source_path=str(folder / "model.keras"),
         source_format=SourceFormat.KERAS,
         scratch_path=str(scratch),
-        calibration_path=str(folder / "calibration.npz"),
-        evaluation_path=str(folder / "evaluation.npz"),
+        calibration_path="",
+        evaluation_path="",
+        dataset_path=str(folder / "data"),
         pipeline=PIPELINE,
+        schemes=LADDER,
         profiles=(GENERIC,),
     )
