@@ -17,7 +17,7 @@ ARGS ?=
 # Arguments for pytest, e.g. `make test-unit PYTEST="-k wave -x"`.
 PYTEST ?=
 
-.PHONY: help .venv demo test test-unit test-simulation test-integration test-system test-demo check lint formatting \
+.PHONY: help .venv demo test test-unit test-simulation test-integration test-converters test-system test-demo check lint formatting \
   types imports format full dependencies locks locks-check clean
 
 help:  ## Show this text
@@ -64,6 +64,7 @@ test: .venv  ## Run every test, then the demo with each of its claims asserted
 	@$(MAKE) test-unit
 	@$(MAKE) test-simulation
 	@$(MAKE) test-integration
+	@$(MAKE) test-converters
 	@$(MAKE) test-system
 	@$(MAKE) test-demo
 
@@ -75,7 +76,10 @@ test-simulation: .venv  ## Run the real planner against hundreds of real agent r
 
 test-integration: .venv  ## Run against real mosquitto, SQLite, PostgreSQL, LiteRT and HTTP
 	@deploy/ci/prepare
-	@$(BIN)/pytest tests/integration --junit-xml=.cache/tests/integration.xml $(PYTEST)
+	@$(BIN)/pytest tests/integration --ignore tests/integration/converters --junit-xml=.cache/tests/integration.xml $(PYTEST)
+
+test-converters: .venv  ## Run every front end in its own environment (installs them into .cache), search, gate and cards
+	@$(BIN)/pytest tests/integration/converters --junit-xml=.cache/tests/converters.xml $(PYTEST)
 
 test-system: .venv  ## Run whole processes, and kill them at seeded moments
 	@deploy/ci/prepare
