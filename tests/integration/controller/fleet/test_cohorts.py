@@ -6,10 +6,12 @@ import random
 
 import pytest
 
+from controller.fleet.cohorts import FleetRuntimes
 from controller.fleet.core import query as language
+from shared.conversion import RuntimeVersion
 from shared.errors import InvalidInputError, PermanentError
 from shared.ids import DeviceId
-from tests.support.fleet_world import OPERATOR, FleetWorld
+from tests.support.fleet_world import HARDWARE, OPERATOR, FleetWorld
 
 QUERIES = [
     "all",
@@ -98,3 +100,16 @@ async def test_label_that_nobody_has_any_more_chooses_nobody(world: FleetWorld) 
     await world.fleet.label("cam-1", {}, actor=OPERATOR)
     async with world.database.unit_of_work(read_only=True) as uow:
         assert await world.cohorts.iterate(uow, "line=a", None, 100) == []
+
+
+async def test_runtimes_are_those_of_enrolled_devices_each_once(world: FleetWorld) -> None:
+    async with world.database.unit_of_work(read_only=True) as uow:
+        assert await FleetRuntimes().runtimes(uow) == ()
+    await populated(world)
+    async with world.database.unit_of_work(read_only=True) as uow:
+        only = RuntimeVersion(runtime=HARDWARE.runtime, version=HARDWARE.runtime_version)
+        assert await FleetRuntimes().runtimes(uow) == (only,)
+    for number in range(12):
+        await world.fleet.remove(f"cam-{number:02}", actor=OPERATOR)
+    async with world.database.unit_of_work(read_only=True) as uow:
+        assert await FleetRuntimes().runtimes(uow) == ()
