@@ -6,7 +6,7 @@ import io
 import zipfile
 from typing import TYPE_CHECKING
 
-import h5py  # type: ignore[import-untyped]  # ships no types
+import h5py
 import numpy as np
 import pytest
 
@@ -77,7 +77,7 @@ def of_another_shape(file: h5py.File, folder: Path) -> None:
 @pytest.mark.parametrize("attack", [linked, stored_outside, virtual, left_out, of_another_shape])
 def test_weights_attack_is_refused(tmp_path: Path, attack: Callable[[h5py.File, Path], None]) -> None:
     with pytest.raises(InvalidInputError, match="source: "):
-        loader.load(with_weights(saved(tmp_path), attack))
+        loader.open_source(with_weights(saved(tmp_path), attack), tmp_path / "source")
 
 
 def test_weights_of_an_honest_file_are_read(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_weights_of_an_honest_file_are_read(tmp_path: Path) -> None:
         assert folder.is_dir()
         file[_KERNEL] = _SECRET.reshape(4, 2)
 
-    model = loader.load(with_weights(saved(tmp_path), restored)).model
+    model = loader.opened(with_weights(saved(tmp_path), restored), tmp_path / "source")
     np.testing.assert_array_equal(model.get_weights()[0], _SECRET.reshape(4, 2))
 
 
@@ -96,5 +96,5 @@ def test_weights_that_are_no_hdf5_are_refused(tmp_path: Path) -> None:
         for name in archive.namelist():
             broken.writestr(name, b"no weights" if name.endswith(".h5") else archive.read(name))
     path.write_bytes(content.getvalue())
-    with pytest.raises(InvalidInputError, match="source: Keras cannot open it"):
-        loader.load(path)
+    with pytest.raises(InvalidInputError, match="source: its weights are no readable HDF5 file"):
+        loader.open_source(path, tmp_path / "source")
