@@ -144,7 +144,8 @@ def _breadth_first(tree: Tree) -> tuple[NDArray[np.int64], int]:
         if sum(map(len, levels)) > len(tree.left):
             raise InvalidInputError(field="source", problem="holds a tree whose branches grow together")
     order = np.concatenate(levels)
-    if len(order) != len(tree.left):
+    # As many as there are, and each of them once.
+    if len(np.unique(order)) != len(tree.left):
         raise InvalidInputError(field="source", problem="holds a tree with nodes that belong to no branch")
     return order, len(levels) - 1
 

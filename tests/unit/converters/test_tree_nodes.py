@@ -102,6 +102,7 @@ def test_tree_of_numbers_that_are_none_is_refused(field: str, number: float) -> 
     [
         ([1, 2, 3, -1], [1, 2, 3, -1], "grow together"),
         ([1, -1, -1, -1], [2, -1, -1, -1], "belong to no branch"),
+        ([4, -1, 3, -1, -1], [2, -1, 4, -1, -1], "belong to no branch"),
     ],
 )
 def test_graph_that_is_no_tree_is_refused(left: list[int], right: list[int], said: str) -> None:
