@@ -62,7 +62,7 @@ def translated(topology: object) -> Config:
 def _model(declared: Config, *, depth: int) -> Config:
     if depth > _MAX_DEPTH:
         raise _refused("nests models within models without end")
-    kind, config = declared.get("class_name"), declared.get("config")
+    kind, config = str(declared.get("class_name")), declared.get("config")
     if kind not in _MODELS:
         raise _refused(f"is of class {kind!r}, which is no Keras model")
     # Keras 1 gave a sequential model as the bare list of its layers.
@@ -90,7 +90,7 @@ def _begun(layers: list[Config]) -> list[Config]:
 def _layer(declared: object, *, depth: int) -> Config:
     if not isinstance(declared, dict) or not isinstance(declared.get("config"), dict | list):
         raise _refused("holds a layer that declares nothing")
-    kind = declared.get("class_name")
+    kind = str(declared.get("class_name"))
     if kind in _MODELS:
         model = _model(declared, depth=depth + 1)
         return {**model, "name": model["config"]["name"]}
@@ -120,7 +120,7 @@ def _settings(kind: str, name: object, config: Mapping[str, Any]) -> Config:
         if key not in _SAYS_NOTHING and key not in _MUST_BE_FALSE and not key.endswith(_ONLY_TRAINING)
     }
     for key in ("activation", "recurrent_activation"):
-        if kept.get(key) is not None and kept[key] not in _ACTIVATIONS:
+        if kept.get(key) is not None and str(kept[key]) not in _ACTIVATIONS:
             raise _refused(f"layer {name!r} has the activation {str(kept[key])[:60]!r}, which is not built in")
     if kind == "InputLayer" and "batch_input_shape" in kept:
         kept["batch_shape"] = kept.pop("batch_input_shape")
