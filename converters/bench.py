@@ -154,8 +154,8 @@ class Bench:
             found = sensitivity.rank(shop.model, calibration, probes)
             # Noise for each number kept, not noise alone: of EfficientNet-lite0, 98 % agreement takes 6.4 MB in this
             # order and more than 8 MB in the other, which keeps the large classifier among the first.
-            found = sorted(found, key=lambda layer: 10 ** (-layer.snr_db / 10) / max(layer.weights, 1), reverse=True)
-            ranking = Ranking(snr_db={layer.output_tensor: layer.snr_db for layer in found})
+            order = sorted(found, key=lambda layer: 10 ** (-layer.snr_db / 10) / max(layer.weights, 1), reverse=True)
+            ranking = Ranking(snr_db={layer.output_tensor: layer.snr_db for layer in order})
             shop.kept.put_struct(key, ranking)
         self.sensitivity = ranking.snr_db
         return tuple(ranking.snr_db)

@@ -378,4 +378,4 @@ def _outcome(trial: Trial, outcomes: dict[Sha256, str], question: Question) -> s
     reasons = {profile.profile_id: unfit(trial, profile) for profile in question.profiles}
     if all(reasons.values()):
         return "search: " + "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-    return "search: within the budget, and another is better"
+    return "search: another is better"

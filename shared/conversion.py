@@ -57,9 +57,6 @@ LADDER = (
 """Those that a search tries when nobody names any, from the smallest on; 4 bits ruin most networks, and int16x8 is slow
 wherever it was measured."""
 
-DEFAULT_SCHEMES = (Scheme.FLOAT32, Scheme.FLOAT16, Scheme.DYNAMIC_INT8, Scheme.FULL_INT8)
-"""Tried when nobody names any."""
-
 
 class CalibrationMethod(StrEnum):
     """How the range of an activation is chosen from what calibration data shows of it."""
@@ -132,19 +129,13 @@ class ConversionRequest(msgspec.Struct, frozen=True, kw_only=True):
     source_format: SourceFormat
     scratch_path: str
     """An empty folder; the artifacts are left there."""
-    calibration_path: str = ""
-    """`.npz` with `x`: `(N, …)` items as they are after image decoding, raw."""
-    evaluation_path: str = ""
-    """`.npz` with `x` and integer labels `y (N,)`."""
+    dataset_path: str
+    """A folder with `dataset.json` and its shards."""
     pipeline: PipelineSpec
-    schemes: tuple[Scheme, ...] = DEFAULT_SCHEMES
+    schemes: tuple[Scheme, ...] = LADDER
     profiles: tuple[HardwareProfile, ...]
-    max_accuracy_drop: float = 0.01
-    """Largest tolerated loss of accuracy against the source (0.01 = 1 percentage point)."""
     golden_cases: int = 8
     threads: int = 2
-    dataset_path: str = ""
-    """A folder with `dataset.json` and its shards."""
     budget: AccuracyBudget = AccuracyBudget()
     objective: Objective = Objective.SMALLEST
     runtimes: tuple[RuntimeVersion, ...] = ()

@@ -64,7 +64,8 @@ def items(count: int, width: int = 16, seed: int = 1) -> Tensor:
 
 
 def answers(model: bytes, of: Tensor) -> NDArray[np.int64]:
-    return CompiledPipeline(MODEL_ONLY, LiteRtInterpreter(model, threads=1)).scores(of).argmax(axis=1)
+    scores = CompiledPipeline(MODEL_ONLY, LiteRtInterpreter(model, threads=1)).scores(of)
+    return np.asarray(scores.argmax(axis=1), np.int64)
 
 
 def splits(model: bytes = MODEL, *, width: int = 16, labelled: bool = True) -> Splits:

@@ -80,8 +80,6 @@ def opened(folder: Path, pipeline: PipelineSpec = MODEL_ONLY) -> Dataset:
         source_path="/nowhere",
         source_format=SourceFormat.KERAS,
         scratch_path="/nowhere",
-        calibration_path="",
-        evaluation_path="",
         pipeline=pipeline,
         profiles=(GENERIC,),
         dataset_path=str(folder),
@@ -238,7 +236,8 @@ def test_images_are_decoded_and_resized_as_on_a_device(tmp_path: Path) -> None:
     gate = opened(pictures(tmp_path), PICTURES).splits[Split.GATE]
     assert gate.labels is not None
     assert gate.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert (gate.item(0).shape, gate.item(0).dtype) == ((6, 6, 1), np.uint8)
+    assert gate.item(0).shape == (6, 6, 1)
+    assert gate.item(0).dtype == np.uint8
 
 
 def test_images_in_no_folders_have_no_labels(tmp_path: Path) -> None:

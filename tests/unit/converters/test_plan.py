@@ -16,8 +16,7 @@ REQUEST = ConversionRequest(
     source_path="/nowhere/model",
     source_format=SourceFormat.KERAS,
     scratch_path="/nowhere/scratch",
-    calibration_path="/nowhere/calibration",
-    evaluation_path="/nowhere/evaluation",
+    dataset_path="/nowhere/dataset",
     pipeline=MODEL_ONLY,
     profiles=(GENERIC,),
 )
