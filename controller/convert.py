@@ -125,6 +125,8 @@ class Converter:
             threads=self._limits.threads,
             cache_path=str(self._folders.cache.resolve()),
             environments_path=str(self._folders.environments),
+            # The rest of the time is for the source before it and the gate after it.
+            max_search_s=self._limits.wall_s / 2,
         )
 
     def _lay_out(self, document: bytes, folder: Path) -> None:

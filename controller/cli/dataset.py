@@ -57,7 +57,7 @@ def describe(
     except InvalidInputError as exc:
         fail(str(exc), code=EXIT_USAGE)
     except OSError as exc:
-        fail(f"{folder}: {exc.strerror}", code=EXIT_USAGE)
+        fail(f"{exc.filename or folder}: {exc.strerror}", code=EXIT_USAGE)
     _show(folder, spec, output)
 
 

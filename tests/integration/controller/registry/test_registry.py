@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -458,6 +458,25 @@ async def test_conversions_run_at_once_where_there_are_workers_for_them(world: W
         await wait_until_async(both, within_s=20)
         for one in hanging:
             await world.post(f"/conversions/{one}/cancel", {})
+
+
+async def test_conversions_cut_together_are_all_brought_to_their_end(world: World) -> None:
+    cut = [await world.order(f"good {number}") for number in range(3)]
+    for _ in cut:
+        # As a controller that ends in the middle of each leaves them.
+        await world.conversions._claim()
+    world.conversions._held.clear()
+    async with world.working(), world.working():
+        assert {(await world.converted(one))["state"] for one in cut} == {"succeeded"}
+
+
+async def test_conversion_canceled_while_its_outcome_is_on_its_way_stays_canceled(world: World) -> None:
+    conversion_id = await world.order()
+    claimed = await world.conversions._claim()
+    assert claimed is not None
+    await world.post(f"/conversions/{conversion_id}/cancel", {})
+    await world.conversions._save(replace(claimed[0], state=ConversionState.SUCCEEDED), audited=True)
+    assert (await world.get(f"/conversions/{conversion_id}"))["state"] == "canceled"
 
 
 async def test_conversion_shows_what_was_tried_and_serves_its_card_harmless(world: World) -> None:
