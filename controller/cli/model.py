@@ -171,11 +171,13 @@ def show(
     name: Annotated[str, typer.Argument(metavar="MODEL", help="Its name.")],
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Show the versions of a model and how their conversions ended."""
+    """Show the versions of a model, how their conversions ended, and all that the newest one tried."""
 
     async def work(api: Client) -> tuple[list[VersionView], list[ConversionView]]:
         versions = await api.versions(name)
-        return versions, [c for c in await api.conversions() if c.model == name]
+        found = [c for c in await api.conversions() if c.model == name]
+        # Alone it tells what was tried; in a list that would be too much.
+        return versions, [*[await api.conversion(c.conversion_id) for c in found[:1]], *found[1:]]
 
     versions, conversions = session(context).run(work)
     if output is Format.JSON:
@@ -190,7 +192,10 @@ def show(
         why = f": {conversion.message}" if conversion.message else ""
         which = f"conversion {short(conversion.conversion_id)} of version {conversion.version_number}"
         say(f"\n{which} {conversion.state}{why}")
-        if conversion.artifacts:
+        if conversion.candidates:
+            bounds = {made.sha256: made.drop.bound for made in conversion.artifacts if made.drop is not None}
+            show_candidates(conversion.candidates, bounds)
+        elif conversion.artifacts:
             _show_artifacts(conversion.artifacts)
 
 

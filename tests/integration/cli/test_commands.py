@@ -116,6 +116,13 @@ def test_card_is_fetched_for_programs_and_as_a_page(operator: Operator) -> None:
     assert (missing.code, "no model card 'carded/2'" in missing.err) == (1, True)
 
 
+def test_show_tells_what_the_newest_conversion_tried(operator: Operator) -> None:
+    assert push(operator, "tried", "card tried").code == 0
+    shown = operator.must("model", "show", "tried").out
+    assert "●  full_int8" in shown
+    assert "chosen: generic" in shown
+
+
 def test_push_of_what_is_no_model_ends_with_2_before_anything_is_sent(operator: Operator) -> None:
     pickle = operator.folder / "model.pkl"
     pickle.write_bytes(b"cos\nsystem\n")
