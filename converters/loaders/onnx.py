@@ -39,6 +39,7 @@ class OnnxSource:
         ]
         self._operators = onnx_file.histogram(model)
         self._session = _session(model)
+        self._served = self._inputs[0].batch
         self._name = f"onnxruntime {onnxruntime.__version__}"
 
     @property
@@ -70,16 +71,18 @@ class OnnxSource:
             UnsupportedOperatorError: names the operators.
             SchemeFailedError: it cannot be simplified or converted.
         """
+        # Some models mix the items of a batch (magika 1.0.3 by 4e-3): their answers are those of the batch served.
+        self._served = self._inputs[0].batch or batch
         return to_tflite(lambda size: onnx_graph.module(self._model, self._inputs, size), self._entries, batch)
 
     def answer(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Answer in onnxruntime; a model of one batch gets the items in batches of that size.
+        """Answer in onnxruntime; the items come in batches of the size that is served.
 
         Raises:
             InvalidInputError: the model cannot take these inputs.
         """
-        samples, fixed = len(inputs[0]), self._inputs[0].batch
-        step = fixed or max(samples, 1)
+        samples = len(inputs[0])
+        step = self._served or max(samples, 1)
         pieces = [self._run([tensor[at : at + step] for tensor in inputs], step) for at in range(0, samples, step)]
         return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 

@@ -55,8 +55,7 @@ def convert(path: Path, scratch: Path, batch: int | None, items: int) -> FloatMo
         shape = (items, *made.inputs[0].shape[1:])
         images = np.random.default_rng(4).normal(size=shape).astype(np.float32)
         np.savez(scratch / "inputs.npz", input_0=images)
-        answers = worker.answer(scratch / "inputs.npz", scratch / "answers.npz")
-    assert max(made.max_abs_diff, answers.max_abs_diff) < 1e-5
+        worker.answer(scratch / "inputs.npz", scratch / "answers.npz")
     with np.load(scratch / "answers.npz") as stored:
         model = LiteRtInterpreter((scratch / "float.tflite").read_bytes(), threads=1)
         ours = np.concatenate([model.run([images[at : at + 1]])[0] for at in range(items)])
