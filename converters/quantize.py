@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     Tensor = NDArray[Any]
     Statistics = dict[str, dict[str, Tensor]]
 
-DEFAULT_METHODS = {Scheme.FULL_INT8: CalibrationMethod.PERCENTILE, Scheme.INT16X8: CalibrationMethod.MIN_MAX}
+DEFAULT_METHODS = {Scheme.FULL_INT8: CalibrationMethod.MSE, Scheme.INT16X8: CalibrationMethod.MIN_MAX}
 """With 65,536 levels there is nothing to gain by leaving extremes out."""
 
 _STATIC = frozenset(DEFAULT_METHODS)
