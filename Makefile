@@ -132,6 +132,8 @@ locks: .venv  ## Make the lock files from pyproject.toml (needs the network)
 	@$(COMPILE) $(UPGRADE) --extra dev --constraints $(LOCKS)/constraints.txt pyproject.toml --output-file $(LOCKS)/dev.txt
 	@for part in agent controller converters; do \
 	  $(COMPILE) $(UPGRADE) --extra $$part --constraints $(LOCKS)/dev.txt pyproject.toml --output-file $(LOCKS)/$$part.txt; done
+	@for front in $(basename $(notdir $(wildcard converters/environments/*.in))); do \
+	  $(COMPILE) $(UPGRADE) converters/environments/$$front.in --output-file converters/environments/$$front.txt; done
 	@$(BIN)/python $(LOCKS)/freshness.py --write
 
 locks-check: .venv
