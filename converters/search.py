@@ -50,6 +50,8 @@ _METHODS = {
 """Ways to choose ranges, the one that fits most models first; with 65,536 levels there is no need to choose."""
 _MENDABLE = 4.0
 """Times the allowed loss: no other way to choose ranges, and no equalisation, was seen to take back more than that."""
+_CLEARLY_DB = 1.5
+"""More signal than what failed, over the noise: a sixth less noise. It tells apart what few answers cannot."""
 _LEAST_LOSS = 0.005
 """Taken for the allowed loss where none is allowed: a handful of samples."""
 _RESERVE = (3, 6)
@@ -175,17 +177,21 @@ def ranked(trials: Sequence[Trial], question: Question, profile: HardwareProfile
 def next_look(order: Sequence[Trial], failed: Sequence[Trial]) -> Trial | None:
     """Return which of the `ranked` goes to the gate next, after those that failed there; None when it is enough.
 
-    One that is less faithful than what failed already would only spend certainty. The last look is for the most
-    faithful one, so that near misses do not keep a class from getting anything.
+    Only one that is clearly more faithful than what failed: near misses would spend certainty on chance. The last look
+    is for the most faithful one, so that they do not keep a class from getting anything. It depends on nothing that the
+    gate measured but on which failed, so that the looks may be counted as if they were fixed beforehand.
     """
     if len(failed) >= MAX_LOOKS:
         return None
-    least = max((trial.agreement for trial in failed), default=0.0)
     seen = {trial.sha256 for trial in failed}
-    left = [trial for trial in order if trial.sha256 not in seen and trial.agreement >= least]
-    if not left:
-        return None
-    return left[0] if len(failed) < MAX_LOOKS - 1 else max(left, key=lambda trial: trial.agreement)
+    left = [trial for trial in order if trial.sha256 not in seen]
+    if len(failed) == MAX_LOOKS - 1:
+        return max(left, key=lambda trial: trial.agreement, default=None)
+    agreement = max((trial.agreement for trial in failed), default=0.0)
+    signal_db = max((_signal_db(trial) for trial in failed), default=-math.inf)
+    clearer = (t for t in left if t.agreement >= agreement and _signal_db(t) >= signal_db + _CLEARLY_DB)
+    # Where nothing is clearly better, what is best of all the rest.
+    return next(clearer, max(left, key=_signal_db, default=None))
 
 
 def table(trials: Sequence[Trial], outcomes: dict[Sha256, str], question: Question) -> tuple[Candidate, ...]:
@@ -342,6 +348,10 @@ def _loss(trial: Trial) -> float:
     if trial.failed or trial.broken:
         return math.inf
     return 1 - trial.agreement if trial.accuracy is None else trial.drop
+
+
+def _signal_db(trial: Trial) -> float:
+    return math.inf if trial.snr_db is None else trial.snr_db
 
 
 def _is_pareto(trial: Trial, trials: Sequence[Trial]) -> bool:

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -21,10 +20,8 @@ from shared.conversion import (
 )
 from shared.dataset import Split
 from shared.manifest import Scheme
+from tests.integration.converters.conftest import Workshop
 from tests.support.models import random_classifier
-
-if TYPE_CHECKING:
-    from tests.integration.converters.conftest import Workshop
 
 MODEL = random_classifier(16, 5, seed=3)
 SPLITS = {
@@ -110,10 +107,18 @@ def test_process_twice_gives_same_bytes_in_every_scheme(workshop: Workshop) -> N
     assert [made.sha256 for made in first.artifacts] == [made.sha256 for made in second.artifacts]
 
 
-@pytest.mark.parametrize("step", ["ask source: gate", "search: weight_int8", "search: full_int8", "gate: "])
-def test_process_killed_at_any_step_goes_on_where_it_was(workshop: Workshop, step: str) -> None:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> ConversionResult:
+    """What comes out when nobody kills it."""
+    request = Workshop(folder=tmp_path_factory.mktemp("whole")).request(MODEL, SPLITS)
+    return result_of(msgspec.json.encode(in_folder(request, "out")))
+
+
+@pytest.mark.parametrize("step", ["ask source: gate", "search: full_int8", "gate: "])
+def test_process_killed_at_any_step_goes_on_where_it_was(
+    workshop: Workshop, whole: ConversionResult, step: str
+) -> None:
     request = workshop.request(MODEL, SPLITS)
-    whole = result_of(msgspec.json.encode(in_folder(request, "whole")))
     cache = str(workshop.folder / "cache")
     killed_at(in_folder(request, "killed", cache=cache), step)
     kept = {path.name: path.stat().st_ino for path in Path(cache).iterdir() if path.suffix != ".new"}

@@ -190,7 +190,7 @@ def test_first_look_gives_up_only_what_is_surely_lost(lost: int, won: int, given
     assert search.hopeless(256, lost, won, 0.01) is given_up
 
 
-def trial(number: int, *, agreement: float, length_bytes: int = 1000) -> Trial:
+def trial(number: int, *, agreement: float, length_bytes: int = 1000, snr_db: float = 30.0) -> Trial:
     return Trial(
         recipe=Recipe(scheme=Scheme.MIXED, kept_float=tuple(map(str, range(number)))),
         sha256=Sha256(f"{number:064x}"),
@@ -198,19 +198,31 @@ def trial(number: int, *, agreement: float, length_bytes: int = 1000) -> Trial:
         samples=300,
         agreement=agreement,
         confident_agreement=1.0,
+        snr_db=snr_db,
     )
 
 
 def test_next_look_skips_what_is_less_faithful_than_what_failed() -> None:
-    order = [trial(0, agreement=0.985), trial(1, agreement=0.982), trial(2, agreement=0.99)]
+    order = [
+        trial(0, agreement=0.985),
+        trial(1, agreement=0.982, snr_db=40),
+        trial(2, agreement=0.99, snr_db=31),
+        trial(3, agreement=0.99, snr_db=32),
+    ]
     assert search.next_look(order, []) == order[0]
+    assert search.next_look(order, order[:1]) == order[3]
+
+
+def test_next_look_where_nothing_is_clearly_better_takes_the_best_of_the_rest() -> None:
+    order = [trial(0, agreement=0.985), trial(1, agreement=0.99, snr_db=30.1), trial(2, agreement=0.99, snr_db=30.4)]
     assert search.next_look(order, order[:1]) == order[2]
 
 
 def test_next_look_spends_the_last_on_the_most_faithful() -> None:
-    order = [trial(number, agreement=0.98 + 0.001 * number) for number in range(10)]
+    order = [trial(number, agreement=0.98 + 0.001 * number, snr_db=30 + number) for number in range(10)]
     assert search.next_look(order, order[: search.MAX_LOOKS - 1]) == order[-1]
     assert search.next_look(order, order[: search.MAX_LOOKS]) is None
+    assert search.next_look(order[:2], order[:2]) is None
 
 
 def judged(of: Trial, *, refused: str = "", failing_runtime: bool = False) -> ConvertedArtifact:
@@ -233,7 +245,7 @@ def judged(of: Trial, *, refused: str = "", failing_runtime: bool = False) -> Co
     )
 
 
-TRIALS = [trial(number, agreement=0.98 + 0.001 * number) for number in range(10)]
+TRIALS = [trial(number, agreement=0.98 + 0.001 * number, snr_db=30 + 2 * number) for number in range(10)]
 
 
 def test_choice_judges_the_next_best_after_a_failure_and_counts_the_looks() -> None:
