@@ -21,6 +21,7 @@ from shared.conversion import (
     Objective,
     Recipe,
     RuntimeVersion,
+    SourceFormat,
 )
 from shared.dataset import Split
 from shared.errors import InvalidInputError, PipelineError
@@ -168,9 +169,9 @@ def test_result_fits_the_contract(workshop: Workshop) -> None:
 def test_too_few_samples_for_the_margin_are_refused_before_anything_starts(workshop: Workshop) -> None:
     few = splits()
     few[Split.GATE] = {name: array[:300] for name, array in few[Split.GATE].items()}
-    request = workshop.request(MODEL, few)
+    request = workshop.request(b"no model", few, source_format=SourceFormat.KERAS)
     with pytest.raises(InvalidInputError, match=r"300 samples cannot show.* 385 are needed") as caught:
-        convert(msgspec.structs.replace(request, source_format="keras", source_path="/nowhere"), Told())
+        convert(request, Told())
     assert caught.value.field == "dataset.gate.y"
 
 
