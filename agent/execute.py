@@ -17,6 +17,9 @@ from agent.core.commands import (
     CancelFetch,
     Command,
     FetchRelease,
+    ForgetMeasurement,
+    MeasureArtifact,
+    PauseMeasurement,
     PublishReport,
     RemoveRelease,
     RequestDocuments,
@@ -27,15 +30,16 @@ from agent.core.commands import (
 from agent.core.events import (
     FetchFailed,
     FetchFinished,
-    FetchProblem,
     PlanApplied,
     StatsMeasured,
     TrialDelayed,
     TrialFinished,
 )
 from agent.delivery.durable import write_whole
+from agent.fetching import judged
+from agent.measuring import Measurer
 from agent.serving.trial import run_trial
-from shared.errors import DigestMismatchError, LitefleetError, RetryableError, StorageFullError, UnreachableError
+from shared.errors import LitefleetError, StorageFullError, UnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -81,8 +85,9 @@ class Executor:
         self._plan: Plan | None = None
         self._running: dict[str, asyncio.Task[None]] = {}
         self._trial_turn = asyncio.Lock()
+        self._measurer = Measurer(clock=clock, fetcher=fetcher, emit=emit, start=start)
 
-    async def execute(self, command: Command) -> None:
+    async def execute(self, command: Command) -> None:  # noqa: C901 - one branch a command: a table
         """Do it, or see to it that it is done."""
         match command:
             case WriteBootFile(boot=boot):
@@ -95,6 +100,8 @@ class Executor:
                 self._cancel_fetch(model, release_id)
             case RunTrial():
                 self._start(self._try(command))
+            case MeasureArtifact() | PauseMeasurement() | ForgetMeasurement():
+                await self._measurer.execute(command)
             case RemoveRelease(release_id=release_id):
                 await self._remove(release_id)
             case RequestDocuments():
@@ -180,7 +187,7 @@ class Executor:
         try:
             fetched = await self._fetcher.fetch(command.release)
         except (LitefleetError, OSError) as exc:
-            problem, reason = _judge(exc)
+            problem, reason = judged(exc)
             _log.info("fetch_failed", model=model, release_id=release_id, reason=reason)
             failed = FetchFailed(
                 at=self._clock.now(), model=model, release_id=release_id, problem=problem, reason=reason
@@ -237,14 +244,3 @@ class Executor:
         """Start it unless it is running: one that runs will find what there is to do."""
         if self._idle(name):
             self._running[name] = self._start(work())
-
-
-def _judge(error: LitefleetError | OSError) -> tuple[FetchProblem, str]:
-    """Return whose fault it is, and the reason with its machine-readable word first."""
-    if isinstance(error, OSError):
-        # A disk that cannot be written for other reasons than its size: somebody will have to look at it.
-        return FetchProblem.DELAYED, f"storage_failed: {error}"
-    reason = str(error) if str(error).startswith(error.reason) else f"{error.reason}: {error}"
-    if isinstance(error, RetryableError):
-        return FetchProblem.DELAYED, reason
-    return FetchProblem.CORRUPT if isinstance(error, DigestMismatchError) else FetchProblem.REFUSED, reason

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.core import trust
+from agent.core.events import FetchProblem
 from agent.delivery import delta
 from agent.delivery.download import fetch
 from agent.delivery.slots import MANIFEST, MODEL
 from shared import manifest as manifests
+from shared.errors import DigestMismatchError, LitefleetError, RetryableError
 from shared.manifest import MAX_MANIFEST_BYTES
 
 if TYPE_CHECKING:
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
     from agent.delivery.slots import Slots
     from agent.documents import Documents
     from agent.link.https import DeviceApi
-    from shared.ids import Sha256
-    from shared.wire import DesiredModel, TargetRef
+    from shared.ids import MeasurementId, Sha256
+    from shared.wire import DesiredModel, TargetRef, WantedMeasurement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,22 @@ class Fetcher:
             version_number = await asyncio.to_thread(self._check, wanted, self._slots.path(wanted.release_id))
             return Fetched(version_number=version_number, fetched_bytes=0)
 
+    async def fetch_measured(self, wanted: WantedMeasurement) -> Path:
+        """Bring an artifact that is only measured, and return where it lies until `remove_measured`. Raises as `fetch`.
+
+        No deltas: it comes once, and goes.
+        """
+        async with self._turn:
+            trust.check_measurement(wanted, await self._documents.verified([wanted.artifact.path]))
+            folder = await asyncio.to_thread(self._slots.stage_measured, wanted.measurement_id)
+            url = self._api.target_url(wanted.artifact.path)
+            await fetch(self._api.http, url, wanted.artifact, folder / MODEL, self._limits)
+            return folder / MODEL
+
+    async def remove_measured(self, measurement_id: MeasurementId) -> None:
+        """Remove what was brought, or left of it."""
+        await asyncio.to_thread(self._slots.remove_measured, measurement_id)
+
     def _damage(self, wanted: DesiredModel) -> str:
         return self._slots.verify(wanted.release_id, wanted.manifest.sha256, wanted.artifact.sha256)
 
@@ -103,3 +121,14 @@ class Fetcher:
             manifest = manifests.decode(file.read(MAX_MANIFEST_BYTES + 1))
         trust.check_manifest(wanted, manifest)
         return manifest.version_number
+
+
+def judged(error: LitefleetError | OSError) -> tuple[FetchProblem, str]:
+    """Return whose fault a failed fetch is, and the reason with its machine-readable word first."""
+    if isinstance(error, OSError):
+        # A disk that cannot be written for other reasons than its size: somebody will have to look at it.
+        return FetchProblem.DELAYED, f"storage_failed: {error}"
+    reason = str(error) if str(error).startswith(error.reason) else f"{error.reason}: {error}"
+    if isinstance(error, RetryableError):
+        return FetchProblem.DELAYED, reason
+    return FetchProblem.CORRUPT if isinstance(error, DigestMismatchError) else FetchProblem.REFUSED, reason

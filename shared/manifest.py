@@ -116,6 +116,11 @@ def artifact_path(sha256: Sha256) -> str:
     return f"artifacts/{sha256}.tflite"
 
 
+def measurement_path(sha256: Sha256) -> str:
+    """Return the repository path of an artifact that devices may time, and that no release vouches for under it."""
+    return f"measurements/{sha256}.tflite"
+
+
 def manifest_path(release_id: ReleaseId) -> str:
     """Return the repository path of a release's manifest."""
     return f"releases/{release_id}.json"

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import msgspec
 
-from shared.hardware import DeviceHardware
+from shared.hardware import DeviceHardware, Runtime
 from shared.ids import (
     BootId,
     DeviceId,
@@ -21,6 +21,7 @@ from shared.ids import (
     Generation,
     HardwareProfileId,
     InstallationId,
+    MeasurementId,
     ModelName,
     ReleaseId,
     RolloutId,
@@ -124,6 +125,15 @@ class DesiredModel(msgspec.Struct, frozen=True, kw_only=True):
     policy: ProbationPolicy
 
 
+class WantedMeasurement(msgspec.Struct, frozen=True, kw_only=True):
+    """An artifact to be timed on the device in a throw-away child, and removed; it is never served."""
+
+    measurement_id: MeasurementId
+    """A new one each time, so that an earlier result is not taken for the answer."""
+    artifact: TargetRef
+    """`measurements/{sha256}.tflite`."""
+
+
 class DesiredBody(msgspec.Struct, frozen=True, kw_only=True):
     """What the device should run, complete. Its digest decides whether the generation moves."""
 
@@ -131,6 +141,9 @@ class DesiredBody(msgspec.Struct, frozen=True, kw_only=True):
     """Sorted by model. A model that is not listed is to be removed from the device."""
     blacklist_overrides: tuple[Sha256, ...] = ()
     """Artifact digests that the device once reverted and is told to try again."""
+    measurements: tuple[WantedMeasurement, ...] | msgspec.UnsetType = msgspec.UNSET
+    """In this order, one at a time, while nothing is rolled out. Unset rather than empty: agents that do not know the
+    field then compute the same digest of the body."""
 
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,6 +209,38 @@ class AssignmentReport(msgspec.Struct, frozen=True, kw_only=True):
     """What bringing the artifact took, from when it is on the disk; agents before 0.2 never say."""
 
 
+Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """What one invocation of an artifact takes on a device, on one thread, as it is served."""
+
+    runs: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+    cpu_p50_ms: Milliseconds
+    """Processor time: what the invocation itself costs, however busy the device was."""
+    cpu_p95_ms: Milliseconds
+    """Budgets of latency are held against this one."""
+    wall_p50_ms: Milliseconds
+    """Elapsed time, at lower priority than serving: all that other work left of the device."""
+    wall_p95_ms: Milliseconds
+    peak_memory_bytes: FileBytes
+    """Of the child from before the model was read, and no less than that."""
+
+
+class MeasurementReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How a measurement ended; told for as long as the Desired lists it."""
+
+    measurement_id: MeasurementId
+    sha256: Sha256
+    runtime: Runtime
+    runtime_version: str
+    ended_at: Instant
+    figures: Figures | None = None
+    """None: it failed."""
+    reason: str = ""
+    """Why it failed, machine-readable word first: `crashed: SIGSEGV`, `memory_short: …`."""
+
+
 class SlotReport(msgspec.Struct, frozen=True, kw_only=True):
     """What the device holds for one model."""
 
@@ -224,6 +269,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """The newest Pulse is too old: the device serves, but activates nothing."""
     desired_refused: str = ""
     """Why the newest sealed Desired was refused, if it was: `generation_not_newer`, `unseal_failed: …`."""
+    measurements: tuple[MeasurementReport, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Those that ended; unset when none did."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):

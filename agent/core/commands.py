@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
     from agent.core.plan import BootFile, Plan, TrialRequest
     from agent.core.state import AgentState
-    from shared.ids import ModelName, ReleaseId
-    from shared.wire import DesiredModel, Report
+    from shared.ids import MeasurementId, ModelName, ReleaseId
+    from shared.wire import DesiredModel, Report, WantedMeasurement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +54,29 @@ class RunTrial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureArtifact:
+    """Fetch an artifact that is no release, time it in a throw-away child, and remove it."""
+
+    wanted: WantedMeasurement
+    max_memory_bytes: int
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PauseMeasurement:
+    """End it for now; what was fetched of its artifact stays."""
+
+    measurement_id: MeasurementId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetMeasurement:
+    """Nobody wants it any more: end it, and remove what was fetched."""
+
+    measurement_id: MeasurementId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RemoveRelease:
     """Delete the release's folder."""
 
@@ -84,6 +107,9 @@ Command = (
     | FetchRelease
     | CancelFetch
     | RunTrial
+    | MeasureArtifact
+    | PauseMeasurement
+    | ForgetMeasurement
     | RemoveRelease
     | RequestDocuments
     | RequestStats

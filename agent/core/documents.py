@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from agent.core import trust
+from agent.core import measuring, trust
 from agent.core.state import ModelState, now_of
 from shared.errors import UntrustedError
 from shared.wire import body_digest
@@ -69,6 +69,7 @@ def _follow(draft: Draft, desired: Desired) -> None:
         models=tuple(models),
         blacklist=tuple(digest for digest in draft.state.blacklist if digest not in overrides),
     )
+    measuring.follow(draft, desired.body)
     draft.say(f"desired {desired.epoch}.{desired.generation} accepted")
 
 

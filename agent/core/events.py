@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from agent.core.plan import Applied, Stats, TrialResult
+    from agent.core.plan import Applied, MeasureResult, Stats, TrialResult
     from agent.core.state import Settings, Slot
-    from shared.ids import BootId, KeyId, ModelName, ReleaseId
+    from shared.ids import BootId, KeyId, MeasurementId, ModelName, ReleaseId
     from shared.wire import Desired, Pulse
 
 
@@ -123,6 +123,25 @@ class TrialDelayed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MeasurementFinished:
+    """The measuring child ended, in whatever way; its artifact is gone from the disk."""
+
+    at: datetime
+    measurement_id: MeasurementId
+    result: MeasureResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasurementDelayed:
+    """The artifact to measure could not be fetched this time."""
+
+    at: datetime
+    measurement_id: MeasurementId
+    problem: FetchProblem
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanApplied:
     """Serving answered a plan."""
 
@@ -171,6 +190,8 @@ Event = (
     | FetchFailed
     | TrialFinished
     | TrialDelayed
+    | MeasurementFinished
+    | MeasurementDelayed
     | PlanApplied
     | StatsMeasured
     | ServingRestarted

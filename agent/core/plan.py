@@ -10,7 +10,7 @@ import msgspec
 
 from shared.ids import BootId, ModelName, ReleaseId, Sha256
 from shared.sketches import Sketch
-from shared.wire import PairedCounts
+from shared.wire import Figures, PairedCounts
 
 
 class SlotSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,3 +137,21 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
     golden_cases: int = 0
     latency_p50_ms: float = 0.0
     peak_memory_bytes: int = 0
+
+
+class MeasureRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """stdin of the measuring child: time the artifact at this path, then die."""
+
+    path: str
+    sha256: Sha256
+    threads: int = 1
+    max_memory_bytes: int
+    deadline_s: float
+
+
+class MeasureResult(msgspec.Struct, frozen=True, kw_only=True):
+    """stdout of the measuring child."""
+
+    figures: Figures | None = None
+    reason: str = ""
+    """Why there are none."""

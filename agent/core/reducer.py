@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from msgspec.structs import replace
 
+from agent.core import measuring
 from agent.core.commands import ApplyPlan, Decision, Draft, FetchRelease, RequestDocuments, RequestStats
 from agent.core.consequences import derive
 from agent.core.documents import refuse_desired, take_desired, take_pulse
@@ -24,6 +25,8 @@ from agent.core.events import (
     Event,
     FetchFailed,
     FetchFinished,
+    MeasurementDelayed,
+    MeasurementFinished,
     PlanApplied,
     PulseReceived,
     ReportAcked,
@@ -58,14 +61,17 @@ def decide(state: AgentState, event: Event) -> Decision:
     draft = Draft(at=event.at, state=state)
     _take(draft, event)
     _settle(draft)
+    # After the models: whatever a rollout has begun just now goes before.
+    measuring.settle(draft)
     derive(draft, before=state)
     return Decision(state=draft.state, commands=tuple(draft.commands), reason="; ".join(draft.reasons))
 
 
-def _take(draft: Draft, event: Event) -> None:  # noqa: C901 - one branch an event: a table
+def _take(draft: Draft, event: Event) -> None:  # noqa: C901, PLR0912 - one branch an event: a table
     match event:
         case Started():
             reconcile(draft, event)
+            measuring.resume(draft)
             _keep_time(draft)
         case DesiredReceived():
             take_desired(draft, event)
@@ -77,6 +83,8 @@ def _take(draft: Draft, event: Event) -> None:  # noqa: C901 - one branch an eve
             draft.state = replace(draft.state, trusted_until=expires_at)
         case FetchFinished() | FetchFailed() | TrialFinished() | TrialDelayed():
             take_result(draft, event)
+        case MeasurementFinished() | MeasurementDelayed():
+            measuring.take(draft, event)
         case PlanApplied(applied=applied):
             take_applied(draft, applied)
         case StatsMeasured(stats=stats):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec.structs import replace
 
 from agent.core.routing import unavailable_reason
@@ -31,6 +32,7 @@ def report_of(state: AgentState) -> Report:
         assignments=_assignments(state),
         stale=state.stale,
         desired_refused=state.desired_refused,
+        measurements=tuple(one.ended for one in state.measurements if one.ended is not None) or msgspec.UNSET,
     )
 
 

@@ -30,10 +30,12 @@ from shared.wire import (
     AssignmentStatus,
     Desired,
     DesiredModel,
+    MeasurementReport,
     PairedCounts,
     Pulse,
     Report,
     Transfer,
+    WantedMeasurement,
 )
 
 LONGEST_TIMER_S = 3600.0 * 1.2
@@ -206,6 +208,22 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     acked: bool = False
 
 
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """An artifact that Desired lists to be timed here."""
+
+    wanted: WantedMeasurement
+    running: bool = False
+    """Being fetched, or timed in its child."""
+    failures: int = 0
+    """Delays in a row, for backing off."""
+    refusals: int = 0
+    """Fetches that were no mere delay, for giving up."""
+    interruptions: int = 0
+    """Lives of control that ended while it ran."""
+    retry_at: datetime | None = None
+    ended: MeasurementReport | None = None
+
+
 class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     """The whole."""
 
@@ -232,6 +250,8 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     """Oldest first."""
     on_disk: tuple[ReleaseId, ...] = ()
     """Release folders that exist."""
+    measurements: tuple[Measurement, ...] = ()
+    """As Desired lists them; those that ended stay until it no longer does."""
     plan: Plan = Plan(serial=0)
     applied_serial: int = 0
     """Newest plan that serving said it has converged on."""

@@ -17,8 +17,8 @@ import msgspec
 from agent.core.state import Floor, Identity
 from shared.decoding import MALFORMED
 from shared.errors import UntrustedError
-from shared.manifest import artifact_path, manifest_path
-from shared.wire import Desired, DesiredModel, Pulse, TargetRef, body_digest
+from shared.manifest import artifact_path, manifest_path, measurement_path
+from shared.wire import Desired, DesiredModel, Pulse, TargetRef, WantedMeasurement, body_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -221,6 +221,19 @@ def cross_check(wanted: DesiredModel, targets: Targets) -> None:
             raise UntrustedError(f"untrusted: {ref.path} has release counter {target.release_counter}")
         if wanted.profile_id not in target.profiles and ref is wanted.artifact:
             raise UntrustedError(f"untrusted: {ref.path} is not for hardware {wanted.profile_id}")
+
+
+def check_measurement(wanted: WantedMeasurement, targets: Targets) -> None:
+    """Hold an artifact that is to be measured against the repository. Raises UntrustedError at any difference.
+
+    What is vouched for as a measurement is for no hardware: under that path nothing can be served, and no release's
+    file can be had as a measurement to get around its checks.
+    """
+    ref = wanted.artifact
+    if ref.path != measurement_path(ref.sha256):
+        raise UntrustedError(f"untrusted: {ref.path} is not where an artifact to measure belongs")
+    if _same_file(ref, targets.files).profiles:
+        raise UntrustedError(f"untrusted: {ref.path} is of a release")
 
 
 def _same_file(ref: TargetRef, files: Mapping[str, Target]) -> Target:

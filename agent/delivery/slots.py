@@ -1,4 +1,7 @@
-"""Release folders on the disk, `{state}/releases/{release_id}/{manifest.json,model.tflite}`: whole, or not there."""
+"""Release folders on the disk, `{state}/releases/{release_id}/{manifest.json,model.tflite}`: whole, or not there.
+
+Beside them, for as long as it takes, the folder of an artifact that is only measured.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
-    from shared.ids import Sha256
+    from shared.ids import MeasurementId, Sha256
 
 MANIFEST = "manifest.json"
 MODEL = "model.tflite"
@@ -21,6 +24,7 @@ _FILES = (MANIFEST, MODEL)
 # A release id never starts with a dot, so these are never taken for releases.
 _STAGED = ".staged-"
 _TRASH = ".trash-"
+_MEASURED = ".measured-"
 
 
 class Slots:
@@ -85,6 +89,21 @@ class Slots:
         self._discard(self.path(release_id))
         self._discard(self._staged(release_id))
 
+    def stage_measured(self, measurement_id: MeasurementId) -> Path:
+        """Return the folder for an artifact that is only measured; what an earlier, cut attempt left is still there.
+
+        Raises:
+            StorageFullError, InvalidIdError.
+        """
+        folder = self._measured(measurement_id)
+        with room_for(folder):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder
+
+    def remove_measured(self, measurement_id: MeasurementId) -> None:
+        """Remove it; one that is not there is fine."""
+        shutil.rmtree(self._measured(measurement_id), ignore_errors=True)
+
     def list(self) -> tuple[ReleaseId, ...]:
         """Return the committed releases, oldest id first; what no release could be named (`lost+found`) is not ours."""
         return tuple(ReleaseId(name) for name in self._names() if is_slug(name))
@@ -92,11 +111,16 @@ class Slots:
     def sweep(self, wanted: Collection[ReleaseId]) -> tuple[str, ...]:
         """Remove what a cut left behind, and every staged folder that is not of `wanted`; return the names removed."""
         kept = {f"{_STAGED}{release_id}" for release_id in wanted}
-        leftovers = tuple(name for name in self._names() if name.startswith((_STAGED, _TRASH)) and name not in kept)
+        leftovers = tuple(
+            name for name in self._names() if name.startswith((_STAGED, _TRASH, _MEASURED)) and name not in kept
+        )
         for name in leftovers:
             # A disk that lets nothing be removed must not keep control from starting.
             shutil.rmtree(self._folder / name, ignore_errors=True)
         return tuple(name for name in leftovers if not (self._folder / name).exists())
+
+    def _measured(self, measurement_id: MeasurementId) -> Path:
+        return self._folder / f"{_MEASURED}{slug(measurement_id, field='measurement')}"
 
     def _staged(self, release_id: ReleaseId) -> Path:
         return self._folder / f"{_STAGED}{slug(release_id, field='release')}"

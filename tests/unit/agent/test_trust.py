@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -14,9 +15,19 @@ from agent.core import trust
 from agent.core.state import Floor
 from agent.core.trust import Known, Order
 from shared.errors import UntrustedError
-from shared.ids import Epoch, Generation, HardwareProfileId, InstallationId, KeyId, ModelName, ReleaseId, Sha256
-from shared.manifest import digest, manifest_path
-from shared.wire import Pulse, TargetRef, body_digest
+from shared.ids import (
+    Epoch,
+    Generation,
+    HardwareProfileId,
+    InstallationId,
+    KeyId,
+    MeasurementId,
+    ModelName,
+    ReleaseId,
+    Sha256,
+)
+from shared.manifest import digest, manifest_path, measurement_path
+from shared.wire import Pulse, TargetRef, WantedMeasurement, body_digest
 from tests.support.device_core import DIRECTOR, IDENTITY, NOON, Bench, release
 from tests.support.manifests import manifest
 
@@ -265,3 +276,41 @@ def test_attack_manifest_of_something_else(change: Callable[[ReleaseManifest], R
 
 def test_manifest_that_agrees_gives_the_wanted_artifact() -> None:
     assert trust.check_manifest(WANTED, manifest(WANTED)).sha256 == WANTED.artifact.sha256
+
+
+# --- artifacts that are only measured ------------------------------------------------------------
+
+MEASURED = WantedMeasurement(
+    measurement_id=MeasurementId("m1"),
+    artifact=TargetRef(path=measurement_path(WANTED.artifact.sha256), length_bytes=20, sha256=WANTED.artifact.sha256),
+)
+VOUCHED = Target(length_bytes=20, sha256=WANTED.artifact.sha256, release_counter=0, profiles=())
+
+
+def test_measurement_that_the_repository_vouches_for_passes() -> None:
+    trust.check_measurement(MEASURED, Targets(files={MEASURED.artifact.path: VOUCHED}))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "files"),
+    [
+        (MEASURED, {}),
+        (MEASURED, {MEASURED.artifact.path: dataclasses.replace(VOUCHED, length_bytes=21)}),
+        (MEASURED, {MEASURED.artifact.path: dataclasses.replace(VOUCHED, sha256=digest(b"evil"))}),
+        (MEASURED, {MEASURED.artifact.path: dataclasses.replace(VOUCHED, profiles=(GENERIC,))}),
+        (replace(MEASURED, artifact=WANTED.artifact), {WANTED.artifact.path: VOUCHED}),
+    ],
+    ids=["not-in-the-repository", "length", "digest", "of-a-release", "elsewhere"],
+)
+def test_attack_director_and_repository_disagree_on_a_measurement(
+    wanted: WantedMeasurement, files: dict[str, Target]
+) -> None:
+    with pytest.raises(UntrustedError, match="untrusted"):
+        trust.check_measurement(wanted, Targets(files=files))
+
+
+def test_attack_artifact_that_is_only_measured_is_no_release() -> None:
+    forged = replace(WANTED, artifact=MEASURED.artifact)
+    files = {**repository().files, MEASURED.artifact.path: VOUCHED}
+    with pytest.raises(UntrustedError, match="not where its digest belongs"):
+        trust.cross_check(forged, Targets(files=files))

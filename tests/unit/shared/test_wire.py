@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -176,3 +177,15 @@ def test_transfer_of_a_size_that_no_file_has_is_malformed(size: int) -> None:
     text = b'{"fetched_bytes": %d, "full_bytes": 1}' % size
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(text, type=wire.Transfer)
+
+
+def test_body_without_measurements_has_the_digest_that_agents_without_them_compute() -> None:
+    known = {"models": msgspec.to_builtins(BODY.models), "blacklist_overrides": [DIGEST]}
+    assert wire.body_digest(BODY) == hashlib.sha256(msgspec.json.encode(known, order="sorted")).hexdigest()
+
+
+@pytest.mark.parametrize("hostile", [b"-1", b"1e400", b"NaN", b'"1"', b"null"])
+def test_attack_figure_that_no_arithmetic_takes_refused(hostile: bytes) -> None:
+    figures = wire.Figures(runs=1, cpu_p50_ms=777.5, cpu_p95_ms=1, wall_p50_ms=1, wall_p95_ms=1, peak_memory_bytes=1)
+    with pytest.raises(msgspec.DecodeError):
+        msgspec.json.decode(msgspec.json.encode(figures).replace(b"777.5", hostile), type=wire.Figures)
