@@ -111,6 +111,7 @@ class Converter:
         return ConversionRequest(
             conversion_id=conversion.conversion_id,
             source_path=str(source),
+            source_name=f"{version.model}/{version.number} ({version.filename})",
             source_format=version.source_format,
             scratch_path=str(folder / "out"),
             dataset_path=str(folder / "dataset"),

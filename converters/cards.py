@@ -46,7 +46,7 @@ def write(ground: Ground, choice: Choice, result: ConversionResult, sensitivity:
 def _source(ground: Ground) -> SourceFacts:
     path, facts = Path(ground.request.source_path), ground.made.facts
     return SourceFacts(
-        name=path.name,
+        name=ground.request.source_name or path.name,
         source_format=ground.request.source_format,
         sha256=Sha256(ground.made.source_sha256),
         length_bytes=path.stat().st_size,

@@ -61,6 +61,7 @@ _MOST_LAYERS = 40
 _MOST_OPERATORS = 24
 _MOST_NAMED = 20
 """Classes whose names fit beside a confusion matrix."""
+_CROWDED_DECADES, _CROWDED_POINTS = 0.12, 0.6
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd]")
 _ID = re.compile(r'(\bid="|url\(#|href="#)')
 
@@ -90,6 +91,9 @@ def pareto(candidates: Sequence[Candidate]) -> str:
     axes.xaxis.set_major_locator(_few_sizes([length for length, _, _ in shown]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g} %"))
     axes.margins(0.12, 0.16)
+    # Points that all agree leave the scale to itself, which then runs far past all there is.
+    lowest = min(kept for _, kept, _ in shown)
+    axes.set_ylim(max(0.0, lowest - max(1.0, 0.16 * (100 - lowest))), 100.6)
     axes.set_xlabel("size")
     axes.set_ylabel("accuracy" if labelled else "agreement with the source")
     return _svg(figure, "pareto")
@@ -147,7 +151,7 @@ def layers(facts: Sequence[LayerFacts]) -> str:
     for axes in right:
         heard = [(place, each.snr_db) for place, each in enumerate(shown) if each.snr_db is not None]
         axes.scatter([snr for _, snr in heard], [place for place, _ in heard], color=_BAD, s=18)
-        axes.set_xlabel("signal to noise, this layer quantized alone (dB)")
+        axes.set_xlabel("signal to noise, quantized alone (dB)")
     for axes in (left, *right):
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
@@ -187,12 +191,13 @@ def _kept(candidate: Candidate, *, labelled: bool) -> float:
 
 
 def _name_points(axes: Axes, shown: Sequence[tuple[int, float, Candidate]]) -> None:
-    """Write schemes beside points, each scheme once: at its best point."""
-    named: set[str] = set()
+    """Write schemes beside points, each scheme once: at its best point. Where they crowd, the table has the names."""
+    named: dict[str, tuple[float, float]] = {}
     order = sorted(shown, key=lambda each: (not each[2].outcome.startswith("chosen"), not each[2].pareto, -each[1]))
     for number, (length, kept, each) in enumerate(order):
-        if each.recipe.scheme not in named:
-            named.add(each.recipe.scheme)
+        place = math.log10(length), kept
+        if each.recipe.scheme not in named and not any(_crowd(place, other) for other in named.values()):
+            named[each.recipe.scheme] = place
             below = number % 2
             axes.annotate(
                 str(each.recipe.scheme),
@@ -201,6 +206,11 @@ def _name_points(axes: Axes, shown: Sequence[tuple[int, float, Candidate]]) -> N
                 textcoords="offset points",
                 fontsize=7.5,
             )
+
+
+def _crowd(place: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether two names (at the logarithm of size, and points) would be written over each other."""
+    return abs(place[0] - other[0]) < _CROWDED_DECADES and abs(place[1] - other[1]) < _CROWDED_POINTS
 
 
 def _few_sizes(lengths: Sequence[int]) -> FixedLocator:

@@ -126,6 +126,8 @@ class ConversionRequest(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: int = 1
     conversion_id: ConversionId
     source_path: str
+    source_name: str = ""
+    """What people call the file, for the model card; empty: its name at `source_path`."""
     source_format: SourceFormat
     scratch_path: str
     """An empty folder; the artifacts are left there."""

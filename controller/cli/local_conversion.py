@@ -109,6 +109,7 @@ def _request(order: LocalOrder, scratch: Path) -> ConversionRequest:
     return ConversionRequest(
         conversion_id=ConversionId(mint_id(SystemClock())),
         source_path=str(source),
+        source_name=order.file.name,
         source_format=source_format,
         scratch_path=str(scratch / "out"),
         dataset_path=str(order.data.absolute()),
