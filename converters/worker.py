@@ -113,7 +113,7 @@ def _load(request: FrontendRequest, say: Callable[[FrontendLine], None]) -> _Ope
     say(FrontendProgress(step="convert"))
     content = restamp(source.to_tflite(request.batch))
     say(FrontendProgress(step="check float model"))
-    opened, operators, difference = _checked(request, source, content)
+    opened, operators, difference = prove(request, source, content)
     path = Path(request.scratch_path) / _MODEL_NAME
     path.write_bytes(content)
     say(
@@ -147,8 +147,33 @@ def _open(request: FrontendRequest) -> Source:
         raise InvalidInputError(field="source", problem=str(exc)) from exc
 
 
+def prove(request: FrontendRequest, source: Source, content: bytes) -> tuple[_Opened, dict[str, int], float]:
+    """Load and run what a converter made; return it with its operators and its largest difference from the source.
+
+    Raises:
+        ConversionFailedError: it does not compute what the source does; `weights_lost: …` where that is why.
+        InvalidInputError: it cannot serve, or the source itself answers no numbers.
+    """
+    try:
+        return _checked(request, source, content)
+    except ConversionFailedError as exc:
+        lost = _lost(source, content)
+        if not lost:
+            raise
+        raise ConversionFailedError(exc.kind, f"{lost}; {exc}") from exc
+
+
+def _lost(source: Source, content: bytes) -> str:
+    """Return whether weights are missing in a wrong model; a right one may lack what serves in training alone."""
+    from converters.inspect import describe, weights_lost
+
+    try:
+        return weights_lost(source.parameters, describe(content))
+    except ModelLoadError:
+        return ""
+
+
 def _checked(request: FrontendRequest, source: Source, content: bytes) -> tuple[_Opened, dict[str, int], float]:
-    """Load and run what a converter made; return it with its operators and its largest difference from the source."""
     from converters import agreement, operators
     from shared.runtime.interpreter import LiteRtInterpreter
 
