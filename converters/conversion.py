@@ -65,7 +65,7 @@ def _bench(ground: Ground, tell: Tell) -> Bench:
         done += 1
 
     shop = Shop(
-        request=ground.request,
+        request=msgspec.structs.replace(ground.request, budget=ground.budget),
         kept=ground.kept,
         program=ground.program,
         made=ground.made,
@@ -93,25 +93,19 @@ def _question(ground: Ground) -> Question:
     return Question(
         schemes=request.schemes,
         profiles=request.profiles,
-        budget=request.budget,
+        budget=ground.budget,
         objective=request.objective,
         image_input=request.image_input,
-        snr_floor_db=ground.snr_floor_db,
     )
 
 
 def _choose(ground: Ground, bench: Bench, trials: Sequence[Trial], tell: Tell) -> Choice:
-    request = ground.request
-    if ground.is_finished:
-        # No number of samples shows that a file loses nothing against itself, and none is needed.
-        budget = msgspec.structs.replace(request.budget, max_drop=1.0)
-        request = msgspec.structs.replace(request, budget=budget)
+    request = msgspec.structs.replace(ground.request, budget=ground.budget)
     court = Court(
         request=request,
         pipeline=ground.pipeline,
         judged=ground.judged,
         slices=ground.data.spec.slices,
-        snr_floor_db=ground.snr_floor_db,
         stateful=ground.made.stateful,
         stopwatch=_stopwatch(ground.request, _GATE_PATIENCE_S),
     )
@@ -134,7 +128,7 @@ def _result(ground: Ground, trials: Sequence[Trial], choice: Choice, said: Seque
     artifacts = tuple(choice.artifacts.values())
     warnings = [*ground.data.doubts, *_of_labels(ground), *said]
     for made in artifacts:
-        warnings += doubts.of_artifact(made, request.budget)
+        warnings += doubts.of_artifact(made, ground.budget)
     runtime, version = runtime_name_and_version()
     return ConversionResult(
         artifacts=artifacts,

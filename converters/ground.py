@@ -15,7 +15,7 @@ from converters.failures import ConversionFailedError, SchemeFailedError
 from converters.origin import Float, Origin, gather
 from converters.plan import Stage
 from converters.reference import Reference, refer
-from shared.conversion import ConversionRequest, FailureKind, SourceFormat
+from shared.conversion import AccuracyBudget, ConversionRequest, FailureKind, SourceFormat
 from shared.dataset import Split
 from shared.errors import InvalidInputError
 from shared.pipeline import Normalise, PipelineSpec
@@ -50,7 +50,8 @@ class Ground:
     """What stands before and after an artifact on a device."""
     searched: Reference
     judged: Reference
-    snr_floor_db: float | None
+    budget: AccuracyBudget
+    """The request's, as far as it makes sense for this model; without classes, noise alone is judged."""
     kept: Cache
     program: str
     """Names the code and libraries that make and measure."""
@@ -99,7 +100,7 @@ def prepare(request: ConversionRequest, scratch: Path, tell: Tell) -> Ground:
         pipeline=served,
         searched=references[Split.SEARCH],
         judged=judged,
-        snr_floor_db=_snr_floor_db(request, made, judged),
+        budget=_budget(request, made, judged),
         kept=kept,
         program=program,
         is_finished=made.facts.quantized,
@@ -122,12 +123,16 @@ def _check_enough(request: ConversionRequest, data: Dataset) -> None:
         )
 
 
-def _snr_floor_db(request: ConversionRequest, made: Float, judged: Reference) -> float | None:
-    if request.budget.min_snr_db is not None:
-        return request.budget.min_snr_db
-    # One score without labels has no second to be mistaken for.
-    is_judged = judged.samples.labels is not None or (classifies(made.facts.outputs) and judged.classes > 1)
-    return None if is_judged else _UNJUDGED_SNR_DB
+def _budget(request: ConversionRequest, made: Float, judged: Reference) -> AccuracyBudget:
+    budget = request.budget
+    if made.facts.quantized:
+        # No number of samples shows that a file loses nothing against itself, and none is needed.
+        budget = msgspec.structs.replace(budget, max_drop=1.0)
+    # One score without labels has no second to be mistaken for, and boxes or waves have no highest one that counts.
+    if judged.samples.labels is not None or (classifies(made.facts.outputs) and judged.classes > 1):
+        return budget
+    floor_db = _UNJUDGED_SNR_DB if budget.min_snr_db is None else budget.min_snr_db
+    return msgspec.structs.replace(budget, min_agreement=0.0, min_confident_agreement=0.0, min_snr_db=floor_db)
 
 
 def _with_image_input(request: ConversionRequest, made: Float) -> tuple[bytes, PipelineSpec]:

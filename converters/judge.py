@@ -49,7 +49,6 @@ class Court:
     judged: Reference
     """The gate split, with the source's answers."""
     slices: tuple[str, ...]
-    snr_floor_db: float | None
     stateful: bool
     stopwatch: Stopwatch
 
@@ -72,7 +71,7 @@ class Court:
         accuracy = gate.accuracy(evidence)
         refused = (
             parity.refusal(compared.parity, trial.recipe.scheme, accuracy.samples)
-            or self._refusal(report)
+            or gate.refusal(report, request.budget)
             or disagreement
         )
         if not refused:
@@ -110,10 +109,6 @@ class Court:
             peak_memory_bytes=timing.peak_memory_bytes,
             measured_on=timing.measured_on,
         )
-
-    def _refusal(self, report: GateReport) -> str:
-        budget = msgspec.structs.replace(self.request.budget, min_snr_db=self.snr_floor_db)
-        return gate.refusal(report, budget)
 
     def _check(self, content: bytes, golden: GoldenCheck, version: RuntimeVersion) -> RuntimeCheck:
         root = Path(self.request.environments_path) if self.request.environments_path else None

@@ -96,8 +96,6 @@ class Question:
     budget: AccuracyBudget
     objective: Objective
     image_input: bool = False
-    snr_floor_db: float | None = None
-    """The budget's or, where there is no other measure, one that stands in for it."""
 
 
 class Workbench(Protocol):
@@ -146,7 +144,7 @@ def refusal(trial: Trial, question: Question) -> str:
         return f"agreement: {trial.agreement:.4f} < {budget.min_agreement:.4f}"
     if trial.accuracy is None and trial.confident_agreement < budget.min_confident_agreement:
         return f"confident_agreement: {trial.confident_agreement:.4f} < {budget.min_confident_agreement:.4f}"
-    return gate.snr_refusal(trial.snr_db, question.snr_floor_db)
+    return gate.snr_refusal(trial.snr_db, budget.min_snr_db)
 
 
 def hopeless(samples: int, lost: int, won: int, allowed: float) -> bool:

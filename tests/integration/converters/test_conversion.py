@@ -170,7 +170,7 @@ def test_too_few_samples_for_the_margin_are_refused_before_anything_starts(works
     few = splits()
     few[Split.GATE] = {name: array[:300] for name, array in few[Split.GATE].items()}
     request = workshop.request(b"no model", few, source_format=SourceFormat.KERAS)
-    with pytest.raises(InvalidInputError, match=r"300 samples cannot show.* 385 are needed") as caught:
+    with pytest.raises(InvalidInputError, match=r"300 samples cannot show.*385 are needed") as caught:
         convert(request, Told())
     assert caught.value.field == "dataset.gate.y"
 
