@@ -134,7 +134,7 @@ class _Graph:
 
 
 def _parsed(path: Path) -> Any:  # noqa: ANN401 - a SavedModel message
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
+    from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
     if not path.is_file():

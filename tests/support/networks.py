@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import flatbuffers  # type: ignore[import-untyped]  # ships no types
+import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import flatbuffers  # type: ignore[import-untyped]  # ships no types
+import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -49,7 +51,7 @@ def test_shard_whose_path_another_has_is_refused(path: str) -> None:
     ("changed", "field"),
     [({"sha256": "0" * 63}, "sha256"), ({"sha256": "G" * 64}, "sha256"), ({"length_bytes": 0}, "length_bytes")],
 )
-def test_shard_that_names_no_file_is_refused(changed: dict[str, object], field: str) -> None:
+def test_shard_that_names_no_file_is_refused(changed: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInputError, match=field):
         dataset.check(_spec(_shard("a.npz", **changed)))
 
