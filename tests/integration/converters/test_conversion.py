@@ -343,3 +343,18 @@ def test_cache_spares_the_work_and_changes_nothing(workshop: Workshop) -> None:
 def test_recipes_are_told_apart_in_words() -> None:
     recipe = Recipe(scheme=Scheme.MIXED, kept_float=("a", "b"), correct_bias=True, image_input=True)
     assert search.describe(recipe) == "mixed, 2 layers float16, bias corrected, image input"
+
+
+def test_answers_that_are_no_choice_are_judged_by_their_noise(workshop: Workshop) -> None:
+    # One number for each item, as a wake-word's or a temperature.
+    model = dense_classifier(
+        np.random.default_rng(1).normal(size=(16, 1)).astype(np.float32), np.zeros(1, np.float32), softmax=False
+    )
+    made: Splits = {split: {"x": items(count)} for split, count in SIZES.items()}
+    result = convert(workshop.request(model, made), Told())
+    assert result.failure is None, result.message
+    noisy = AccuracyBudget(min_snr_db=200.0)
+    request = msgspec.structs.replace(workshop.request(model, made), budget=noisy, schemes=(Scheme.FLOAT16,))
+    refused = convert(request, Told())
+    assert refused.failure is FailureKind.NOTHING_PASSED
+    assert "snr: " in refused.message
