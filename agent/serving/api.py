@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from aiohttp import web
 
-from agent.serving.errors import InferenceTimeoutError, ModelUnavailableError, QueueFullError
+from agent.serving.errors import InferenceTimeoutError, ModelUnavailableError, NotAllowedError, QueueFullError
 from shared.errors import LitefleetError, ModelFailedError, NotFoundError, RetryableError
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ def _status(error: LitefleetError) -> HTTPStatus:
     match error:
         case NotFoundError():
             return HTTPStatus.NOT_FOUND
+        case NotAllowedError():
+            return HTTPStatus.FORBIDDEN
         case QueueFullError():
             return HTTPStatus.TOO_MANY_REQUESTS
         case InferenceTimeoutError() | RetryableError():

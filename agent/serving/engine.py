@@ -117,24 +117,25 @@ class Engine:
         route = self.route(ask.model)
         instance = route.pick(ask.version)
         stable = route.shadow if instance is route.candidate and instance is route.primary else None
-        series = self.recorder.series(ask.model, instance.slot.release_id)
+        series, asked_s = self.recorder.series(ask.model, instance.slot.release_id), time.monotonic()
         try:
             outcome = await _run(instance, ask.request, deadline_s=_deadline_s(stable))
         except (PipelineError, InferenceTimeoutError) as exc:
             if stable is not None:
                 return await self._rescue(ask, route, candidate=instance, stable=stable, failure=exc)
-            series.failed() if _is_own_fault(exc) else series.refused()
+            took_s = _since(ask.received_s)
+            series.failed(took_s=took_s) if _is_own_fault(exc) else series.refused(took_s=took_s)
             raise
         except RetryableError:
-            series.refused()
+            series.refused(took_s=_since(ask.received_s))
             raise
-        return Reply(ask=ask, route=route, instance=instance, outcome=outcome)
+        return Reply(ask=ask, route=route, instance=instance, outcome=outcome, asked_s=asked_s)
 
     def finish(self, reply: Reply, *, ready_s: float) -> None:
         """Count an answer that was ready at `ready_s` (monotonic) and has been sent; then compare it."""
         ask, route = reply.ask, reply.route
         series = self.recorder.series(ask.model, reply.instance.slot.release_id)
-        series.answered(reply.outcome, latency_ms=(ready_s - ask.received_s) * 1000)
+        series.answered(reply, ready_s=ready_s)
         shadow = route.shadow
         # A version asked for by name is answered and not compared: it is no sample of what callers send.
         if shadow is None or route.candidate is None or reply.instance is not route.primary:
@@ -218,21 +219,23 @@ class Engine:
         failure: PipelineError | InferenceTimeoutError,
     ) -> Reply:
         """Let stable answer what the candidate could not: a bad candidate costs time, and no caller an answer."""
-        series = self.recorder.series(ask.model, candidate.slot.release_id)
+        series, asked_s = self.recorder.series(ask.model, candidate.slot.release_id), time.monotonic()
+        took_s = asked_s - ask.received_s
         try:
             outcome = await _run(stable, ask.request, deadline_s=REQUEST_DEADLINE_S)
         except (PipelineError, RetryableError) as exc:
             # Both fail alike: most likely the request is wrong, and stable's word on it is the one that callers know.
-            series.failed() if _is_own_fault(failure) and _is_own_fault(exc) else series.refused()
+            both = _is_own_fault(failure) and _is_own_fault(exc)
+            series.failed(took_s=took_s) if both else series.refused(took_s=took_s)
             raise exc from failure
-        series.failed()
+        series.failed(took_s=took_s)
         self._tally(route, candidate=candidate, stable=stable).count(
             candidate=failure if isinstance(failure, PipelineError) else ModelFailedError(str(failure)),
             stable=outcome,
             max_ratio=route.max_latency_ratio,
         )
         _log.warning("candidate_failed", model=ask.model, release_id=candidate.slot.release_id, error=str(failure))
-        return Reply(ask=ask, route=route, instance=stable, outcome=outcome, rescued=True)
+        return Reply(ask=ask, route=route, instance=stable, outcome=outcome, asked_s=asked_s, rescued=True)
 
     def _compare(self, reply: Reply, result: Outcome | PipelineError) -> None:
         """Count the shadow's run of a request that the primary has answered."""
@@ -265,6 +268,10 @@ def _deadline_s(stable: Instance | None) -> float:
     if stable is None:
         return REQUEST_DEADLINE_S
     return min(REQUEST_DEADLINE_S, max(RESCUE_DEADLINE_S, 10 * stable.probe_ms / 1000))
+
+
+def _since(moment_s: float) -> float:
+    return time.monotonic() - moment_s
 
 
 def _is_own_fault(failure: Exception) -> bool:

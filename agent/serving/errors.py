@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.errors import RetryableError
+from shared.errors import PermanentError, RetryableError
 
 
 class ModelUnavailableError(RetryableError):
@@ -25,3 +25,9 @@ class InferenceTimeoutError(RetryableError):
     """The model did not answer in time; it may be hung."""
 
     reason = "timed_out"
+
+
+class NotAllowedError(PermanentError):
+    """Nothing is wrong with the request, but it is not the caller's to make."""
+
+    reason = "not_allowed"

@@ -61,5 +61,7 @@ class Reply:
     route: LiveRoute
     instance: Instance
     outcome: Outcome
+    asked_s: float
+    """When (monotonic) the engine was asked: the request had been parsed."""
     rescued: bool = False
     """The candidate failed, and stable has answered in its place."""

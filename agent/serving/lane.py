@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agent.serving.requests import ClassifyRequest, InferRequest, NamedTensor, Outcome
+from agent.serving.requests import ClassifyRequest, InferRequest, Moments, NamedTensor, Outcome
 from shared.errors import LitefleetError, ModelFailedError, PipelineError
 from shared.manifest import TensorSpec
 from shared.pipeline import MODEL_ONLY, ColourMode, DecodeImage, Normalise, PipelineSpec, ResizeImage
@@ -35,14 +35,27 @@ class _Timed:
     def __init__(self, interpreter: Interpreter) -> None:
         self._interpreter = interpreter
         self.inputs, self.outputs = interpreter.inputs, interpreter.outputs
-        self.spent_s = 0.0
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the request before."""
+        self.spent_s, self.runs = 0.0, 0
+        self.began_s = self.invoked_s = self.ended_s = time.monotonic()
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Invoke once."""
-        started = time.perf_counter()
+        started = time.monotonic()
         outputs = self._interpreter.run(inputs)
-        self.spent_s += time.perf_counter() - started
+        self.ended_s = time.monotonic()
+        if not self.runs:
+            self.invoked_s = started
+        self.runs += 1
+        self.spent_s += self.ended_s - started
         return outputs
+
+    def moments(self) -> Moments:
+        """Return what was seen since `begin`."""
+        return Moments(began_s=self.began_s, invoked_s=self.invoked_s, ended_s=self.ended_s, runs=self.runs)
 
 
 class Lane:
@@ -69,7 +82,8 @@ class Lane:
             PipelineError: the request does not fit this model.
             ModelFailedError: the request fits, and the model broke.
         """
-        self._timed.spent_s, started = 0.0, time.thread_time()
+        self._timed.begin()
+        started = time.thread_time()
         try:
             outputs, labels = self._answer(request)
             return self._outcome(outputs, labels, compute_s=time.thread_time() - started)
@@ -121,6 +135,7 @@ class Lane:
             values=_first_items(numbers),
             invoke_ms=self._timed.spent_s * 1000,
             compute_ms=compute_s * 1000,
+            moments=self._timed.moments(),
         )
 
 

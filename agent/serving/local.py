@@ -50,6 +50,27 @@ def serve_file(path: Path, *, name: str, http_port: int, host: str = "127.0.0.1"
     asyncio.run(_serve(model, pipeline, name=model_name(name), host=host, port=http_port))
 
 
+class LocalLoading:
+    """Loads and unloads the one model of a development server when a caller says so."""
+
+    def __init__(self, engine: Engine, plan: Plan) -> None:
+        """`plan` is the one that holds the model."""
+        self._engine, self._plan = engine, plan
+
+    async def load(self, model: ModelName) -> None:
+        """Load it, unless it is loaded: the file was read when the server started."""
+        self._engine.route(model)
+        applied = await self._engine.apply(self._plan)
+        if not applied.slots[0].loaded:
+            raise ModelLoadError(applied.slots[0].error)
+
+    async def unload(self, model: ModelName) -> None:
+        """Stop answering for it, until it is loaded again."""
+        self._engine.route(model)
+        withheld = Route(model=model, primary=None, unavailable_reason="unloaded")
+        await self._engine.apply(Plan(serial=self._plan.serial, routes=(withheld,)))
+
+
 async def _serve(model: bytes, pipeline: PipelineSpec, *, name: ModelName, host: str, port: int) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -63,7 +84,8 @@ async def _serve(model: bytes, pipeline: PipelineSpec, *, name: ModelName, host:
     applied = await engine.apply(_plan(name, model))
     if not applied.slots[0].loaded:
         raise ModelLoadError(applied.slots[0].error)
-    routes = [*oip.routes(engine, unverified=UNVERIFIED), *tfserving.routes(engine)]
+    loading = LocalLoading(engine, _plan(name, model))
+    routes = [*oip.routes(engine, unverified=UNVERIFIED, loading=loading), *tfserving.routes(engine)]
     runner = web.AppRunner(create_app(routes, Traffic(), unverified=UNVERIFIED), access_log=None)
     await runner.setup()
     try:

@@ -1,45 +1,50 @@
-"""Open Inference Protocol v2 over HTTP, with binary tensors, and images to labels.
+"""Open Inference Protocol v2 over HTTP, with binary tensors, model repository and statistics; and images to labels.
 
-Source: kserve/open-inference-protocol, specification/protocol/inference_rest.md
+Sources: kserve/open-inference-protocol, specification/protocol/inference_rest.md; triton-inference-server/server,
+docs/protocol/extension_{binary_data,model_repository,statistics}.md
 """
 
 from __future__ import annotations
 
 import time
 from http import HTTPStatus
-from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from aiohttp import web
 
-from agent.serving import tensors
+from agent.serving import standing, tensors
 from agent.serving.api import json_answer, problem, read_body, send
 from agent.serving.binary_tensors import LENGTH_HEADER
-from agent.serving.errors import ModelUnavailableError
 from agent.serving.exchange import Ask
+from agent.serving.oip_messages import IndexBody, Live, ModelReady, Ready
 from agent.serving.requests import ClassifyRequest
+from shared.decoding import MALFORMED
+from shared.errors import InvalidInputError
 from shared.ids import ModelName
 
 if TYPE_CHECKING:
     from agent.serving.engine import Engine
     from agent.serving.exchange import LiveRoute, Reply
-    from agent.serving.instance import Instance
     from agent.serving.requests import Request
+    from agent.serving.standing import Loading
 
-_IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "application/octet-stream"})
+IMAGE_TYPES: Final = frozenset({"image/jpeg", "image/png", "application/octet-stream"})
 
 
-def routes(engine: Engine, *, unverified: str = "") -> list[web.RouteDef]:
-    """Return the endpoints over `engine`; `unverified` is said with every model and answer."""
-    return _Protocol(engine, unverified=unverified).routes()
+def routes(engine: Engine, *, unverified: str = "", loading: Loading | None = None) -> list[web.RouteDef]:
+    """Return the endpoints over `engine`; `unverified` is said with every model and answer.
+
+    Without `loading` no caller may load or unload a model.
+    """
+    return _Protocol(engine, unverified=unverified, loading=loading or standing.FleetDecides()).routes()
 
 
 class _Protocol:
     """The endpoints over one engine."""
 
-    def __init__(self, engine: Engine, *, unverified: str) -> None:
-        self._engine, self._unverified = engine, unverified
+    def __init__(self, engine: Engine, *, unverified: str, loading: Loading) -> None:
+        self._engine, self._unverified, self._loading = engine, unverified, loading
 
     def routes(self) -> list[web.RouteDef]:
         """Return the table of endpoints."""
@@ -47,50 +52,61 @@ class _Protocol:
             web.get("/v2", self._server),
             web.get("/v2/health/live", self._live),
             web.get("/v2/health/ready", self._ready),
+            web.get("/v2/models/stats", self._stats),
+            web.post("/v2/repository/index", self._index),
+            web.post("/v2/repository/models/{model}/load", self._load),
+            web.post("/v2/repository/models/{model}/unload", self._unload),
         ]
         for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
             table += [
                 web.get(model, self._model),
                 web.get(f"{model}/ready", self._model_ready),
+                web.get(f"{model}/stats", self._stats),
                 web.post(f"{model}/infer", self._infer),
                 web.post(f"{model}/classify", self._classify),
             ]
         return table
 
     async def _server(self, _request: web.Request) -> web.Response:
-        return json_answer(
-            {"name": "litefleet", "version": metadata.version("litefleet"), "extensions": ["binary_tensor_data"]}
-        )
+        return json_answer(standing.server())
 
     async def _live(self, _request: web.Request) -> web.Response:
-        return json_answer({"live": True})
+        return json_answer(Live(live=True))
 
     async def _ready(self, _request: web.Request) -> web.Response:
         """Ready means that a plan is in force, and every model of it has a release that answers."""
-        if self._engine.serial < 0:
-            raise ModelUnavailableError(model="*", why="starting: no plan yet")
-        for route in self._engine.routes.values():
-            route.pick(None)
-        return json_answer({"ready": True})
+        standing.check_ready(self._engine)
+        return json_answer(Ready(ready=True))
 
     async def _model(self, request: web.Request) -> web.Response:
-        route, version = self._route(request), request.match_info.get("version")
-        instance = route.pick(version)
-        versions = [str(each.slot.version_number) for each in route.answering()]
-        described: dict[str, object] = {
-            "name": route.model,
-            "versions": versions,
-            "platform": "tflite",
-            "inputs": [tensors.describe(spec) for spec in instance.inputs],
-            "outputs": [tensors.describe(spec) for spec in instance.outputs],
-            "parameters": self._parameters(instance),
-        }
-        return json_answer(described)
+        version = request.match_info.get("version")
+        return json_answer(standing.model(self._route(request), version, unverified=self._unverified))
 
     async def _model_ready(self, request: web.Request) -> web.Response:
         route = self._route(request)
         route.pick(request.match_info.get("version"))
-        return json_answer({"name": route.model, "ready": True})
+        return json_answer(ModelReady(name=route.model, ready=True))
+
+    async def _stats(self, request: web.Request) -> web.Response:
+        asked = request.match_info
+        name = ModelName(asked["model"]) if "model" in asked else None
+        return json_answer(standing.statistics(self._engine, name=name, version=asked.get("version")))
+
+    async def _index(self, request: web.Request) -> web.Response:
+        data = await read_body(request)
+        try:
+            body = msgspec.json.decode(data, type=IndexBody) if data else IndexBody()
+        except MALFORMED as exc:
+            raise InvalidInputError(field="body", problem=str(exc), remedy='send {"ready": true} or nothing') from exc
+        return json_answer(standing.index(self._engine, ready_only=body.ready))
+
+    async def _load(self, request: web.Request) -> web.Response:
+        await self._loading.load(ModelName(request.match_info["model"]))
+        return json_answer({})
+
+    async def _unload(self, request: web.Request) -> web.Response:
+        await self._loading.unload(ModelName(request.match_info["model"]))
+        return json_answer({})
 
     async def _infer(self, request: web.Request) -> web.StreamResponse:
         self._route(request)  # an unknown model is told before its tensors are judged
@@ -99,11 +115,12 @@ class _Protocol:
         body, parsed = tensors.read_body(data, request.headers.get(LENGTH_HEADER))
         reply = await self._answer(request, parsed, received_s)
         outputs, blobs = tensors.write_outputs(reply.outcome.outputs, body)
-        answer = {**_who(reply), "id": body.id, "parameters": self._parameters(reply.instance), "outputs": outputs}
+        parameters = standing.parameters(reply.instance, unverified=self._unverified)
+        answer = {**_who(reply), "id": body.id, "parameters": parameters, "outputs": outputs}
         return await send(self._engine, request, reply, _binary(answer, blobs) if blobs else json_answer(answer))
 
     async def _classify(self, request: web.Request) -> web.StreamResponse:
-        if request.content_type not in _IMAGE_TYPES:
+        if request.content_type not in IMAGE_TYPES:
             why = f"classify takes one image, not {request.content_type}: send Content-Type image/jpeg or image/png"
             return problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "invalid_input", why)
         self._route(request)
@@ -128,12 +145,6 @@ class _Protocol:
 
     def _route(self, request: web.Request) -> LiveRoute:
         return self._engine.route(ModelName(request.match_info["model"]))
-
-    def _parameters(self, instance: Instance) -> dict[str, object]:
-        parameters: dict[str, object] = {"release_id": instance.slot.release_id}
-        if self._unverified:
-            parameters["unverified"] = self._unverified
-        return parameters
 
 
 def _binary(value: dict[str, object], blobs: list[bytes]) -> web.Response:

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from agent.core.plan import PairStats, SeriesStats, Stats
 from agent.serving.comparison import PairTally
+from agent.serving.work import Work
 from shared.metrics import METRICS, MetricKind
 from shared.sketches import Sketch
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from agent.serving.exchange import Reply
     from agent.serving.requests import Outcome
     from shared.ids import BootId, ModelName, ReleaseId
 
@@ -26,21 +28,25 @@ class Series:
     def __init__(self) -> None:
         self.counts: dict[str, int] = {row.name: 0 for row in METRICS if row.kind is MetricKind.COUNT}
         self.sketches: dict[str, Sketch] = {row.name: Sketch() for row in METRICS if row.kind is MetricKind.SKETCH}
+        self.work = Work()
 
-    def answered(self, outcome: Outcome, *, latency_ms: float) -> None:
-        """Count a request that this release answered."""
+    def answered(self, reply: Reply, *, ready_s: float) -> None:
+        """Count a request that this release answered, ready to be sent at `ready_s` (monotonic)."""
         self.counts["requests"] += 1
-        self.sketches["latency_ms"].add(latency_ms)
-        self.ran(outcome)
+        self.sketches["latency_ms"].add((ready_s - reply.ask.received_s) * 1000)
+        self.work.answered(reply, ready_s=ready_s)
+        self.ran(reply.outcome)
 
-    def refused(self) -> None:
+    def refused(self, *, took_s: float) -> None:
         """Count a request that the caller got wrong, or that found the queue full."""
         self.counts["requests"] += 1
+        self.work.failed(took_s)
 
-    def failed(self) -> None:
+    def failed(self, *, took_s: float) -> None:
         """Count a request that this release failed."""
         self.counts["requests"] += 1
         self.counts["request_errors"] += 1
+        self.work.failed(took_s)
 
     def ran(self, outcome: Outcome) -> None:
         """Count a run that nobody got an answer from, or the run within an answer."""

@@ -40,8 +40,27 @@ class ClassifyRequest:
 
     encoded: bytes
 
+    @property
+    def rows(self) -> int:
+        """One item."""
+        return 1
+
 
 Request = InferRequest | ClassifyRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """When a run did what, in seconds of the monotonic clock."""
+
+    began_s: float
+    """A thread took the request."""
+    invoked_s: float
+    """The model was first invoked."""
+    ended_s: float
+    """The last invocation ended."""
+    runs: int
+    """How often the model was invoked: a batch may be cut into pieces."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,3 +81,4 @@ class Outcome:
     compute_ms: float
     """Pipeline and interpreter in CPU time of the thread that ran them: what comparisons use, since neither a wait
     for the GIL nor a busy neighbour on the device is counted."""
+    moments: Moments

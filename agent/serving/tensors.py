@@ -19,8 +19,6 @@ from shared.errors import InvalidInputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from shared.manifest import TensorSpec
-
     Tensor = NDArray[Any]
 
 _DTYPES = {
@@ -133,11 +131,6 @@ def write_outputs(outputs: tuple[NamedTensor, ...], body: InferBody) -> tuple[li
         else:
             described.append({**_described(each.name, array), "data": _values(array)})
     return described, blobs
-
-
-def describe(spec: TensorSpec) -> dict[str, object]:
-    """Return a tensor's metadata as the protocol writes it."""
-    return {"name": spec.name, "datatype": datatype(spec.dtype), "shape": list(spec.shape)}
 
 
 def datatype(dtype: str) -> str:

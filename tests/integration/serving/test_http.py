@@ -4,104 +4,30 @@ import asyncio
 import io
 import json
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import aiohttp
 import numpy as np
 import pytest
-from aiohttp import web
-from PIL import Image
 
 from agent.core.plan import Plan, Route
-from agent.serving import oip, tfserving
-from agent.serving.api import MAX_BODY_BYTES, create_app
-from agent.serving.engine import Engine
-from agent.serving.loading import load_slot, open_litert
-from agent.serving.traffic import Traffic
-from shared.ids import BootId, ModelName
-from shared.pipeline import ColourMode, DecodeImage, Normalise, PipelineSpec, ResizeImage, RunModel, TopLabels
+from agent.serving.api import MAX_BODY_BYTES
+from shared.ids import ModelName
 from tests.support import models
-from tests.support.ports import LOOPBACK
+from tests.support.inference_api import image_slot, picture
 from tests.support.serving import CANDIDATE, MODEL, STABLE, infer_body, make_slot, one_hot, plan_of
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from agent.core.plan import SlotSpec
-
-LABELS = tuple("abcdefghij")
-
-
-class Served:
-    """The API over a real engine, and a client."""
-
-    def __init__(self, engine: Engine, session: aiohttp.ClientSession, url: str) -> None:
-        self.engine, self._session, self._url = engine, session, url
-
-    async def get(self, path: str) -> tuple[int, dict[str, Any]]:
-        """Ask for a page of JSON."""
-        async with self._session.get(f"{self._url}{path}") as reply:
-            return reply.status, await reply.json(content_type=None)
-
-    async def post(
-        self, path: str, data: bytes | io.BytesIO, headers: dict[str, str] | None = None
-    ) -> tuple[int, dict[str, Any], dict[str, str]]:
-        """Send a body; returns status, JSON and headers."""
-        status, body, got = await self.post_raw(path, data, headers)
-        return status, json.loads(body), got
-
-    async def post_raw(
-        self, path: str, data: bytes | io.BytesIO, headers: dict[str, str] | None = None
-    ) -> tuple[int, bytes, dict[str, str]]:
-        """Send a body; returns status, bytes and headers."""
-        async with self._session.post(f"{self._url}{path}", data=data, headers=headers) as reply:
-            return reply.status, await reply.read(), dict(reply.headers)
-
-
-@pytest.fixture
-async def served() -> AsyncIterator[Served]:
-    load = partial(load_slot, cores=1, open_interpreter=open_litert)
-    engine = Engine(boot_id=BootId("boot"), load=load)
-    runner = web.AppRunner(create_app([*oip.routes(engine), *tfserving.routes(engine)], Traffic()), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, LOOPBACK, 0).start()
-    async with aiohttp.ClientSession() as session:
-        yield Served(engine, session, f"http://{LOOPBACK}:{runner.addresses[0][1]}")
-    await runner.cleanup()
-    await engine.close()
-
-
-@pytest.fixture
-def stable(tmp_path: Path) -> SlotSpec:
-    return make_slot(tmp_path, models.one_hot_classifier(), version=4)
-
-
-def image_slot(releases: Path) -> SlotSpec:
-    """Grey images of 1 × 10 pixels, named for their brightest pixel."""
-    steps = (
-        DecodeImage(colour=ColourMode.GREY),
-        ResizeImage(height=1, width=10),
-        Normalise(scale=1 / 255),
-        RunModel(),
-        TopLabels(count=2),
-    )
-    model = models.one_hot_classifier(input_shape=(1, 10, 1))
-    return make_slot(releases, model, pipeline=PipelineSpec(steps=steps, labels=LABELS))
-
-
-def picture(position: int, kind: str = "PNG") -> bytes:
-    image = Image.new("L", (10, 1))
-    image.putpixel((position, 0), 255)
-    out = io.BytesIO()
-    image.save(out, kind)
-    return out.getvalue()
+    from tests.support.inference_api import Served
 
 
 async def test_server_tells_who_it_is(served: Served) -> None:
     status, body = await served.get("/v2")
-    assert (status, body["name"], body["extensions"]) == (200, "litefleet", ["binary_tensor_data"])
+    assert (status, body["name"]) == (200, "litefleet")
+    assert body["extensions"] == ["binary_tensor_data", "model_repository", "statistics"]
 
 
 async def test_server_is_live_before_it_is_ready(served: Served, stable: SlotSpec) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from agent.serving.comparison import PairTally, differs
-from agent.serving.requests import Outcome
+from agent.serving.requests import Moments, Outcome
 from shared.errors import ModelFailedError, PipelineError
 
 
@@ -17,6 +17,7 @@ def outcome(*values: float, top: str = "", compute_ms: float = 1.0) -> Outcome:
         values=np.array(values, dtype=np.float64),
         invoke_ms=compute_ms,
         compute_ms=compute_ms,
+        moments=Moments(began_s=0.0, invoked_s=0.0, ended_s=0.0, runs=1),
     )
 
 

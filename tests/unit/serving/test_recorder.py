@@ -10,7 +10,7 @@ def test_recorder_of_a_long_life_keeps_what_is_held_and_what_left_last() -> None
     recorder = Recorder(BootId("serving-1"))
     names = [ReleaseId(f"r{number}") for number in range(GONE_KEPT + 10)]
     for name in names:
-        recorder.series(DIGITS, name).failed()
+        recorder.series(DIGITS, name).failed(took_s=0.1)
         recorder.pairs(DIGITS, candidate=name, stable=names[0])
     recorder.forget_gone({names[0]})
     stats = recorder.stats()
@@ -20,6 +20,6 @@ def test_recorder_of_a_long_life_keeps_what_is_held_and_what_left_last() -> None
 
 def test_recorder_forgets_nothing_while_few_have_left() -> None:
     recorder = Recorder(BootId("serving-1"))
-    recorder.series(DIGITS, ReleaseId("gone")).failed()
+    recorder.series(DIGITS, ReleaseId("gone")).failed(took_s=0.1)
     recorder.forget_gone(())
     assert [series.counts["requests"] for series in recorder.stats().series] == [1]

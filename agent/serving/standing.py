@@ -1,0 +1,157 @@
+"""What a device says of itself and its models, in the Open Inference Protocol's terms: one answer for REST and gRPC."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import TYPE_CHECKING, Protocol
+
+from agent.serving import tensors
+from agent.serving.errors import ModelUnavailableError, NotAllowedError
+from agent.serving.oip_messages import (
+    Duration,
+    IndexEntry,
+    InferenceStatistics,
+    ModelMetadata,
+    ModelStatistics,
+    ServerMetadata,
+    Statistics,
+    TensorMetadata,
+)
+from shared.clock import SystemClock
+
+if TYPE_CHECKING:
+    from agent.serving.engine import Engine
+    from agent.serving.exchange import LiveRoute
+    from agent.serving.instance import Instance
+    from agent.serving.work import Work
+    from shared.clock import Clock
+    from shared.ids import ModelName
+    from shared.manifest import TensorSpec
+
+EXTENSIONS = ("binary_tensor_data", "model_repository", "statistics")
+READY, UNAVAILABLE = "READY", "UNAVAILABLE"
+
+
+class Loading(Protocol):
+    """Who loads and unloads a model when a caller says so."""
+
+    async def load(self, model: ModelName) -> None:
+        """Load it, or load it again. Raises NotFoundError or ModelLoadError."""
+        ...
+
+    async def unload(self, model: ModelName) -> None:
+        """Stop answering for it. Raises NotFoundError."""
+        ...
+
+
+class FleetDecides:
+    """A device of a fleet: what is loaded stands in its Desired, and no caller changes that."""
+
+    async def load(self, model: ModelName) -> None:
+        """Refuse."""
+        raise _refusal(model)
+
+    async def unload(self, model: ModelName) -> None:
+        """Refuse."""
+        raise _refusal(model)
+
+
+def server() -> ServerMetadata:
+    """Return who this server is."""
+    return ServerMetadata(name="litefleet", version=metadata.version("litefleet"), extensions=EXTENSIONS)
+
+
+def check_ready(engine: Engine) -> None:
+    """Raise ModelUnavailableError unless a plan is in force and every model of it has a release that answers."""
+    if engine.serial < 0:
+        raise ModelUnavailableError(model="*", why="starting: no plan yet")
+    for route in engine.routes.values():
+        route.pick(None)
+
+
+def model(route: LiveRoute, version: str | None, *, unverified: str) -> ModelMetadata:
+    """Return what a model takes and gives. Raises ModelUnavailableError or NotFoundError."""
+    instance = route.pick(version)
+    return ModelMetadata(
+        name=route.model,
+        versions=tuple(str(each.slot.version_number) for each in route.answering()),
+        platform="tflite",
+        inputs=tuple(_tensor(spec) for spec in instance.inputs),
+        outputs=tuple(_tensor(spec) for spec in instance.outputs),
+        parameters=parameters(instance, unverified=unverified),
+    )
+
+
+def parameters(instance: Instance, *, unverified: str) -> dict[str, str]:
+    """Return what is said of a release with every answer of it."""
+    known: dict[str, str] = {"release_id": instance.slot.release_id}
+    return {**known, "unverified": unverified} if unverified else known
+
+
+def index(engine: Engine, *, ready_only: bool) -> list[IndexEntry]:
+    """Return every model of the plan, one entry for each version that answers."""
+    entries: list[IndexEntry] = []
+    for route in engine.routes.values():
+        answering = route.answering() if route.primary else ()
+        entries += [
+            IndexEntry(name=route.model, version=str(each.slot.version_number), state=READY, reason="")
+            for each in answering
+        ]
+        if not answering and not ready_only:
+            entries.append(IndexEntry(name=route.model, version="", state=UNAVAILABLE, reason=route.reason))
+    return entries
+
+
+def statistics(
+    engine: Engine, *, name: ModelName | None, version: str | None, clock: Clock | None = None
+) -> Statistics:
+    """Return the work of every version that answers, or of those asked for. Raises as `LiveRoute.pick` does."""
+    routes = [engine.route(name)] if name is not None else [each for each in engine.routes.values() if each.primary]
+    now = clock or SystemClock()
+    return Statistics(
+        model_stats=tuple(
+            _statistics(route, instance, _work(engine, route, instance), now)
+            for route in routes
+            for instance in _asked(route, version)
+        )
+    )
+
+
+def _asked(route: LiveRoute, version: str | None) -> tuple[Instance, ...]:
+    chosen = route.pick(version)
+    return (chosen,) if version else route.answering()
+
+
+def _work(engine: Engine, route: LiveRoute, instance: Instance) -> Work:
+    return engine.recorder.series(route.model, instance.slot.release_id).work
+
+
+def _statistics(route: LiveRoute, instance: Instance, work: Work, clock: Clock) -> ModelStatistics:
+    last_s = None if work.last_s is None else clock.now().timestamp() - (clock.monotonic() - work.last_s)
+    done = work.success_count
+    return ModelStatistics(
+        name=route.model,
+        version=str(instance.slot.version_number),
+        last_inference=0 if last_s is None else int(last_s * 1000),
+        inference_count=work.inferences,
+        execution_count=work.executions,
+        inference_stats=InferenceStatistics(
+            success=Duration(count=done, ns=work.success_ns),
+            fail=Duration(count=work.fail_count, ns=work.fail_ns),
+            queue=Duration(count=done, ns=work.queue_ns),
+            compute_input=Duration(count=done, ns=work.input_ns),
+            compute_infer=Duration(count=done, ns=work.infer_ns),
+            compute_output=Duration(count=done, ns=work.output_ns),
+        ),
+    )
+
+
+def _tensor(spec: TensorSpec) -> TensorMetadata:
+    return TensorMetadata(name=spec.name, datatype=tensors.datatype(spec.dtype), shape=tuple(spec.shape))
+
+
+def _refusal(name: ModelName) -> NotAllowedError:
+    return NotAllowedError(
+        f"model {name!r} is loaded and unloaded by the fleet's Desired, not by callers: "
+        "ask the operator for a rollout, or use `litefleet-agent serve` for a server of your own"
+    )

@@ -1,0 +1,58 @@
+"""What a release's work took, as running sums of integers: what the statistics extension tells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agent.serving.exchange import Reply
+
+_NS = 1_000_000_000
+
+
+class Work:
+    """Counts and nanoseconds of one release since it was loaded. Additions only: this is on every request's way."""
+
+    __slots__ = (
+        "executions",
+        "fail_count",
+        "fail_ns",
+        "infer_ns",
+        "inferences",
+        "input_ns",
+        "last_s",
+        "output_ns",
+        "queue_ns",
+        "success_count",
+        "success_ns",
+    )
+
+    def __init__(self) -> None:
+        self.success_count = self.success_ns = self.fail_count = self.fail_ns = 0
+        self.queue_ns = self.input_ns = self.infer_ns = self.output_ns = 0
+        self.inferences = self.executions = 0
+        self.last_s: float | None = None
+        """When (monotonic) the last request was received; None before the first."""
+
+    def answered(self, reply: Reply, *, ready_s: float) -> None:
+        """Add an answer that was ready to be sent at `ready_s` (monotonic)."""
+        received_s, moments = reply.ask.received_s, reply.outcome.moments
+        infer_s = reply.outcome.invoke_ms / 1000
+        waited_s, took_s = moments.began_s - reply.asked_s, ready_s - received_s
+        # Parsing before the wait, the pipeline's steps behind it.
+        input_s = (reply.asked_s - received_s) + (moments.invoked_s - moments.began_s)
+        self.success_count += 1
+        self.success_ns += int(took_s * _NS)
+        self.queue_ns += int(waited_s * _NS)
+        self.input_ns += int(input_s * _NS)
+        self.infer_ns += int(infer_s * _NS)
+        # Whatever is left, so that the four parts make up the whole.
+        self.output_ns += int(max(0.0, took_s - waited_s - input_s - infer_s) * _NS)
+        self.inferences += reply.ask.request.rows
+        self.executions += moments.runs
+        self.last_s = received_s
+
+    def failed(self, took_s: float) -> None:
+        """Add a request that got no answer, `took_s` after it was received."""
+        self.fail_count += 1
+        self.fail_ns += int(took_s * _NS)

@@ -1,0 +1,94 @@
+"""The inference API over a real engine in this process, and a client of it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from aiohttp import web
+from PIL import Image
+
+from agent.serving import oip, tfserving
+from agent.serving.api import create_app
+from agent.serving.engine import Engine
+from agent.serving.loading import load_slot, open_litert
+from agent.serving.traffic import Traffic
+from shared.ids import BootId
+from shared.pipeline import ColourMode, DecodeImage, Normalise, PipelineSpec, ResizeImage, RunModel, TopLabels
+from tests.support import models
+from tests.support.ports import LOOPBACK
+from tests.support.serving import make_slot
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from agent.core.plan import SlotSpec
+
+LABELS = tuple("abcdefghij")
+
+
+class Served:
+    """The API over a real engine, and a client."""
+
+    def __init__(self, engine: Engine, session: aiohttp.ClientSession, url: str) -> None:
+        self.engine, self._session, self.url = engine, session, url
+
+    async def get(self, path: str) -> tuple[int, dict[str, Any]]:
+        """Ask for a page of JSON."""
+        async with self._session.get(f"{self.url}{path}") as reply:
+            return reply.status, await reply.json(content_type=None)
+
+    async def post(
+        self, path: str, data: bytes | io.BytesIO, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, Any], dict[str, str]]:
+        """Send a body; returns status, JSON and headers."""
+        status, body, got = await self.post_raw(path, data, headers)
+        return status, json.loads(body), got
+
+    async def post_raw(
+        self, path: str, data: bytes | io.BytesIO, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes, dict[str, str]]:
+        """Send a body; returns status, bytes and headers."""
+        async with self._session.post(f"{self.url}{path}", data=data, headers=headers) as reply:
+            return reply.status, await reply.read(), dict(reply.headers)
+
+
+@contextlib.asynccontextmanager
+async def serving() -> AsyncIterator[Served]:
+    """Serve every protocol on a free port; no plan is in force yet."""
+    load = partial(load_slot, cores=1, open_interpreter=open_litert)
+    engine = Engine(boot_id=BootId("boot"), load=load)
+    runner = web.AppRunner(create_app([*oip.routes(engine), *tfserving.routes(engine)], Traffic()), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, LOOPBACK, 0).start()
+    async with aiohttp.ClientSession() as session:
+        yield Served(engine, session, f"http://{LOOPBACK}:{runner.addresses[0][1]}")
+    await runner.cleanup()
+    await engine.close()
+
+
+def image_slot(releases: Path) -> SlotSpec:
+    """Grey images of 1 × 10 pixels, named for their brightest pixel."""
+    steps = (
+        DecodeImage(colour=ColourMode.GREY),
+        ResizeImage(height=1, width=10),
+        Normalise(scale=1 / 255),
+        RunModel(),
+        TopLabels(count=2),
+    )
+    model = models.one_hot_classifier(input_shape=(1, 10, 1))
+    return make_slot(releases, model, pipeline=PipelineSpec(steps=steps, labels=LABELS))
+
+
+def picture(position: int, kind: str = "PNG") -> bytes:
+    """An image of which `position` is the brightest pixel."""
+    image = Image.new("L", (10, 1))
+    image.putpixel((position, 0), 255)
+    out = io.BytesIO()
+    image.save(out, kind)
+    return out.getvalue()
