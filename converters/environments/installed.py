@@ -135,12 +135,22 @@ def _make(environment: Environment, folder: Path, say: Callable[[str], None]) ->
             raise InvalidInputError(
                 field="environment",
                 problem=f"pip cannot install {environment}: {said}",
-                remedy="is a package index within reach, and does it have wheels for this Python and machine?",
+                remedy=_remedy(environment),
             )
     say("checking")
     missing = missing_modules(environment, folder)
     if missing:
         raise InvalidInputError(field="environment", problem=f"{environment} came without {', '.join(missing)}")
+
+
+def _remedy(environment: Environment) -> str:
+    remedy = "is a package index within reach, and does it have wheels for this Python and machine?"
+    if "+cpu" not in lock_path(environment).read_text(encoding="utf-8"):
+        return remedy
+    return (
+        f"{remedy} PyTorch's CPU wheels have an index of their own: "
+        "name it in PIP_EXTRA_INDEX_URL, or a folder of such wheels in PIP_FIND_LINKS"
+    )
 
 
 def _uv() -> list[str] | None:

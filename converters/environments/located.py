@@ -51,7 +51,7 @@ _MODULES = {
     Environment.BASE: (),
     Environment.TF: ("tensorflow", "keras", "ai_edge_litert"),
     Environment.TORCH: ("torch", "litert_torch", "ai_edge_litert"),
-    Environment.ONNX: ("torch", "litert_torch", "onnx", "onnxsim", "ai_edge_litert"),
+    Environment.ONNX: ("torch", "litert_torch", "onnx", "onnxsim", "onnxruntime", "ai_edge_litert"),
     Environment.JAX: ("jax", "litert_converter", "sklearn", "skops", "ai_edge_litert"),
     Environment.TFLITE: ("tflite_runtime",),
 }

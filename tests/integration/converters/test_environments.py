@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +57,17 @@ def test_installation_that_was_cut_short_leaves_nothing_that_is_taken_for_one(tm
     run("install", "tflite", "--root", str(tmp_path))
     assert not half.exists()
     assert locate(Environment.TFLITE, tmp_path).python.exists()
+
+
+@pytest.mark.parametrize("name", ["torch", "onnx"])
+def test_failed_installation_says_where_cpu_wheels_of_pytorch_are_named(tmp_path: Path, name: str) -> None:
+    settings = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "UV_"))}
+    settings |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "UV_OFFLINE": "1", "UV_NO_CONFIG": "1"}
+    command = [sys.executable, "-m", "converters.environments", "install", name, "--root", str(tmp_path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=110, cwd=CHECKOUT, env=settings)
+    assert done.returncode == 1
+    assert f"pip cannot install {name}" in done.stderr
+    assert "PIP_EXTRA_INDEX_URL" in done.stderr
+    assert "PIP_FIND_LINKS" in done.stderr
+    assert "://" not in done.stderr
+    assert not any(tmp_path.glob("*/"))
