@@ -25,10 +25,12 @@ _FILE_NAME = "saved_model.pb"
 _SERVING = "serving_default"
 _INITIALIZER = "__saved_model_init_op"
 _INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
-_EFFECTS_UNSAID = frozenset(
-    {"GenerateVocabRemapping", "ImmutableConst", "MatchingFiles", "PyFuncStateless", "ReadFile"}
+_EFFECTS_UNSAID = re.compile(
+    r"\w*Dataset\w*|\w*Snapshot\w*|Debug\w+|Copy(Host)?|InitializeTable\w*|(De|En)codeProto\w*|Reader\w+|"
+    r"Xla(CustomCall|Launch)\w*|GenerateVocabRemapping|ImmutableConst|MatchingFiles|PyFuncStateless|ReadFile"
 )
-"""They read files or call Python, and TensorFlow does not say so of them."""
+"""They read or write files, call other machines, Python or foreign code, and TensorFlow does not say so of them.
+Datasets are all among them: several keep or fetch their items elsewhere, and no network computes with one."""
 _HARMLESS = re.compile(
     r"(Assert|Case|DisableCopyOnRead|DestroyResourceOp|If|While|PartitionedCall|StatefulPartitionedCall|"
     r"(Anonymous|Mutable)?(Dense)?HashTable(OfTensors)?(V\d)?|LookupTable(Find|Size|Import|Export|Insert)(V\d)?|"
@@ -103,9 +105,9 @@ class _Graph:
         self.functions = {function.signature.name: function for function in meta_graph.graph_def.library.function}
 
     def nodes(self) -> Iterator[Any]:
-        """Yield every node, run or not."""
-        yield from self.main.values()
-        for function in self.functions.values():
+        """Yield every node, run or not; also those whose name, or function's name, is there twice."""
+        yield from self.meta_graph.graph_def.node
+        for function in self.meta_graph.graph_def.library.function:
             yield from function.node_def
 
     def reached(self, names: Iterable[str], functions: Iterable[str] = ()) -> Iterator[Any]:
@@ -159,12 +161,15 @@ def _check_operators(graph: _Graph) -> None:
     """Refuse operators that reach outside of the model, wherever they stand: opening may fold or run any."""
     from tensorflow.python.framework import op_def_registry
 
+    disguised = sorted(name for name in graph.functions if op_def_registry.get(name) is not None)
+    if disguised:
+        raise _refused(f"has a function that is called {disguised[0]}, as an operator of TensorFlow is")
     harmful, unknown = set(), set()
     for name in {node.op for node in graph.nodes()} - {_READS_CHECKPOINT} - _WRITES_CHECKPOINT - set(graph.functions):
         definition = op_def_registry.get(name)
         if definition is None:
             unknown.add(name)
-        elif name in _EFFECTS_UNSAID or (definition.is_stateful and not _HARMLESS.fullmatch(name)):
+        elif _EFFECTS_UNSAID.fullmatch(name) or (definition.is_stateful and not _HARMLESS.fullmatch(name)):
             harmful.add(name)
     if harmful:
         raise _refused(

@@ -152,10 +152,27 @@ def reads_a_checkpoint(x: Any) -> Any:  # noqa: ANN401 - tensors
     }
 
 
+def debugs_into_a_file(x: Any) -> Any:  # noqa: ANN401 - tensors
+    import tensorflow as tf
+
+    # TensorFlow says of this one that it has no effects.
+    dumped = tf.raw_ops.DebugIdentity(input=x, tensor_name="x:0", debug_urls=["file:///tmp/never-written"])
+    return {"y": tf.ensure_shape(dumped, x.shape)}
+
+
+def keeps_a_dataset(x: Any) -> Any:  # noqa: ANN401 - tensors
+    import tensorflow as tf
+
+    kept = tf.data.Dataset.range(3).cache("/tmp/never-written")
+    return {"y": x + tf.cast(tf.raw_ops.DatasetCardinality(input_dataset=kept._variant_tensor), tf.float32)}
+
+
 @pytest.mark.parametrize(
     ("serve", "operator"),
     [
         (reads_a_file, "ReadFile"),
+        (debugs_into_a_file, "DebugIdentity"),
+        (keeps_a_dataset, ".*CacheDataset"),
         (writes_a_file, "WriteFile"),
         (prints_to_a_file, "PrintV2"),
         (calls_python, "EagerPyFunc"),
@@ -171,6 +188,46 @@ def test_graph_that_reaches_outside_of_the_model_is_refused_before_anything_runs
     with pytest.raises(InvalidInputError, match=f"computes with {operator}"):
         loader.open_source(archive, tmp_path / "source")
     assert not Path("/tmp/never-written").exists()
+
+
+def test_initializer_that_writes_a_file_is_refused_before_it_runs(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    written = tmp_path / "written"
+
+    class Table(tf.saved_model.experimental.TrackableResource):  # type: ignore[misc]  # TensorFlow ships no types
+        def _create_resource(self) -> Any:  # noqa: ANN401 - a tensor
+            return tf.raw_ops.MutableHashTableV2(key_dtype=tf.int64, value_dtype=tf.int64, shared_name="table")
+
+        def _initialize(self) -> None:
+            if tf.inside_function():
+                dumped = tf.raw_ops.DebugIdentity(
+                    input=tf.ones(4), tensor_name="x:0", debug_urls=[written.as_uri()], gated_grpc=False
+                )
+                tf.debugging.Assert(tf.reduce_all(dumped > 0), [dumped])
+
+    module = tf.Module()
+    module.table = Table()
+    module.table.resource_handle  # noqa: B018 - makes the resource
+    serve = tf.function(lambda x: {"y": x * 2}, input_signature=[vector()])
+    module.serve = serve
+    tf.saved_model.save(module, str(tmp_path / "saved"), signatures=serve.get_concrete_function())
+    with pytest.raises(InvalidInputError, match="computes with DebugIdentity"):
+        loader.open_source(pack(tmp_path / "saved", tmp_path / "saved.zip"), tmp_path / "source")
+    assert not written.exists()
+
+
+def test_function_that_has_an_operators_name_is_refused(tmp_path: Path) -> None:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    exported(tmp_path, lambda x: {"y": x * 2}, vector())
+    graph = tmp_path / "saved" / "saved_model.pb"
+    model = saved_model_pb2.SavedModel.FromString(graph.read_bytes())
+    disguise = model.meta_graphs[0].graph_def.library.function.add()
+    disguise.signature.name = "WriteFile"
+    graph.write_bytes(model.SerializeToString())
+    with pytest.raises(InvalidInputError, match="a function that is called WriteFile"):
+        loader.open_source(pack(tmp_path / "saved", tmp_path / "again.zip"), tmp_path / "source")
 
 
 def test_vocabulary_read_from_an_asset_is_refused(tmp_path: Path) -> None:
