@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import shared
+
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
 
-_LIMITS = Path(__file__).with_name("limits.py")
+_LIMITS = Path(shared.__file__).with_name("limits.py")
 _TAIL_BYTES = 16 * 1024
 
 

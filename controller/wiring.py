@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from controller.conversion_process import ConvertLimits, environments_folder
 from controller.convert import Converter, ConvertFolders
 from controller.deltas.maker import ProgramMaker
 from controller.deltas.service import DeltaService
@@ -27,6 +26,7 @@ from controller.rollouts.service import RolloutService
 from controller.telemetry.service import TelemetryService
 from controller.trust.broker_config import BrokerAccess
 from controller.trust.tls import CertificateFiles, client_context
+from shared.conversion_process import ConvertLimits, environments_folder
 from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from controller import conversion_process
 from controller.cli.conversion_options import source_of
 from controller.cli.output import fail
 from controller.cli.program import check_installed
 from controller.cli.session import EXIT_INTERRUPTED, EXIT_USAGE
-from controller.conversion_cache import prune
-from controller.conversion_process import ConvertLimits, environments_folder
 from controller.dataset_folder import read
 from controller.registry.core.choice import wanted_schemes
 from controller.source_files import scratch_name
+from shared import conversion_process
 from shared.clock import SystemClock, mint_id
 from shared.conversion import ConversionRequest
+from shared.conversion_cache import prune
+from shared.conversion_process import ConvertLimits, environments_folder
 from shared.errors import InvalidInputError
 from shared.ids import ConversionId
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from controller.blobs import Blobs
-from controller.conversion_process import ConvertLimits
 from controller.convert import Converter, ConvertFolders
 from controller.registry.core.types import Conversion, ConversionOrder, ConversionState, ModelVersion
 from shared import dataset
 from shared.clock import SystemClock
 from shared.conversion import AccuracyBudget, FailureKind, Objective, SourceFormat
+from shared.conversion_process import ConvertLimits
 from shared.hardware import GENERIC
 from shared.ids import ConversionId, ModelName, Sha256
 from shared.manifest import Scheme

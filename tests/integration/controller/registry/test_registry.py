@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from controller.blobs import Blobs
-from controller.conversion_process import ConvertLimits
+from shared.conversion_process import ConvertLimits
 from controller.convert import Converter, ConvertFolders
 from controller.facts import ArtifactChoice, Misfit, PublishedFile
 from controller.http.blob_routes import endpoints as blob_endpoints

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from controller.conversion_cache import prune
+from shared.conversion_cache import prune
 
 if TYPE_CHECKING:
     from pathlib import Path
