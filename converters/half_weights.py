@@ -69,8 +69,9 @@ def _forget_unread(tree: Any) -> None:  # noqa: ANN401 - likewise
         read |= {int(index) for index in (*graph.inputs, *graph.outputs)}
         for index, tensor in enumerate(graph.tensors):
             if index not in read and tensor.type == schema.TensorType.FLOAT16 and tensor.sparsity is None:
-                # The first buffer is the empty one, and a shape without data must be small.
-                tensor.buffer, tensor.shape = 0, np.zeros(1, np.int32)
+                # The first buffer is the empty one, and a shape without data must be small. As a float32, it is not
+                # mistaken for something that was quantized already.
+                tensor.buffer, tensor.shape, tensor.type = 0, np.zeros(1, np.int32), schema.TensorType.FLOAT32
     used = {tensor.buffer for graph in tree.subgraphs for tensor in graph.tensors}
     used |= {metadata.buffer for metadata in tree.metadata or ()}
     for index, buffer in enumerate(tree.buffers):

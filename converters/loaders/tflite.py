@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converters import half_weights
+from converters import half_weights, operators
 from converters.inspect import describe
 from shared.errors import InvalidInputError
 from shared.runtime.interpreter import Kernels, LiteRtInterpreter, runtime_name_and_version
@@ -30,7 +30,10 @@ class TfliteSource:
 
         Raises:
             ModelLoadError: the graph leads the runtime astray, or the runtime refuses it.
+            UnsupportedOperatorError: it needs code that no runtime has; names it.
         """
+        # The verifier refuses these too, but as one that may not know their names.
+        operators.check_served(operators.histogram(model), stateful=True)
         # Not the kernels that will serve, so that comparing shows something; the portable ones take twenty times as
         # long as these.
         self._interpreter = LiteRtInterpreter(model, threads=1, kernels=Kernels.PLAIN)

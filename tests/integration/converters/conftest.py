@@ -15,6 +15,7 @@ from shared.hardware import GENERIC
 from shared.ids import ConversionId
 from shared.manifest import digest
 from shared.pipeline import MODEL_ONLY, PipelineSpec
+from tests.support.workers import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,4 +99,25 @@ def digits_request(tmp_path_factory: pytest.TempPathFactory) -> ConversionReques
         pipeline=PIPELINE,
         schemes=LADDER,
         profiles=(GENERIC,),
+    )
+
+
+@pytest.fixture(scope="session")
+def mnist_request(tmp_path_factory: pytest.TempPathFactory) -> ConversionRequest:
+    """The request to convert the network trained on ten thousand written digits; what it makes is kept for the next."""
+    from tests.support import mnist_network, real_data
+
+    folder = tmp_path_factory.mktemp("mnist")
+    mnist_network.train(folder / "model.keras")
+    (folder / "scratch").mkdir()
+    return ConversionRequest(
+        conversion_id=ConversionId("c-mnist"),
+        source_path=str(folder / "model.keras"),
+        source_format=SourceFormat.KERAS,
+        scratch_path=str(folder / "scratch"),
+        dataset_path=str(real_data.mnist_dataset(folder / "data")),
+        pipeline=real_data.DIGITS_PIPELINE,
+        profiles=(GENERIC,),
+        cache_path=str(folder / "cache"),
+        environments_path=str(ROOT),
     )
