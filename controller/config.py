@@ -110,7 +110,7 @@ class ControllerConfig(BaseSettings):
     """Longest processor time for one conversion, over all its threads, in seconds."""
 
     convert_memory_bytes: Bytes = 16 * _GIB
-    """Address space of one conversion. Frameworks map much more than they use: TensorFlow some GiB before it begins."""
+    """Address space of one conversion, and memory that its front end may use, which is never more than 8 GiB."""
 
     convert_file_bytes: Bytes = 4 * _GIB
     """Largest file that one conversion may write."""

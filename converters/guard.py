@@ -158,6 +158,9 @@ def _set_limits(limits: Limits) -> None:
     _set_limit(resource.RLIMIT_FSIZE, limits.file_bytes)
     _set_limit(resource.RLIMIT_DATA, limits.memory_bytes + _DATA_SLACK_BYTES)
     _set_limit(resource.RLIMIT_CORE, 0)
+    # The caller's own, which is tight for a framework: it maps many times what it uses, and that is watched here.
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def _set_limit(kind: int, value: int) -> None:

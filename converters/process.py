@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -42,9 +44,12 @@ class Worker:
     def __init__(
         self, located: Located, *, limits: Limits | None = None, progress: Callable[[str], None] | None = None
     ) -> None:
-        """Prepare; nothing runs before `load`. `progress` is called with the name of each step as it begins."""
+        """Prepare; nothing runs before `load`. `progress` is called with the name of each step as it begins.
+
+        Without `limits`, it may use no more memory than this process may map.
+        """
         self._python = located.python
-        self._limits = limits or Limits()
+        self._limits = limits or _allowed()
         self._progress = progress
         self._running: Guarded | None = None
 
@@ -115,6 +120,14 @@ class Worker:
         self._running = None
         report = running.end()
         raise _autopsy(report, self._limits, running.last_said(_TAIL_BYTES))
+
+
+def _allowed() -> Limits:
+    # Whoever bounded this process meant its workers, too.
+    limits, (mapped_bytes, _) = Limits(), resource.getrlimit(resource.RLIMIT_AS)
+    if mapped_bytes == resource.RLIM_INFINITY:
+        return limits
+    return replace(limits, memory_bytes=min(limits.memory_bytes, mapped_bytes))
 
 
 def _decoded(line: bytes) -> FrontendLine | None:

@@ -1,4 +1,7 @@
-"""`python -P limits.py … -- COMMAND`: become COMMAND, with limits that it can never raise.
+"""`python -P limits.py … -- COMMAND`: become COMMAND, with limits that it can never raise, one excepted.
+
+The exception is the address space: what the command starts may be watched by what it uses, as `converters.guard` does,
+since training frameworks map many times as much.
 
 A program of its own, since a limit must be set after the fork and before the exec, and running Python there is unsafe
 in a process that has threads.
@@ -34,7 +37,9 @@ def main(arguments: list[str]) -> int:
     _die_with(given.parent)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, encoding="ascii")
-    resource.setrlimit(resource.RLIMIT_AS, (given.address_space_bytes, given.address_space_bytes))
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    soft = given.address_space_bytes if most == resource.RLIM_INFINITY else min(given.address_space_bytes, most)
+    resource.setrlimit(resource.RLIMIT_AS, (soft, most))
     resource.setrlimit(resource.RLIMIT_CPU, (given.cpu_s, given.cpu_s + _CPU_GRACE_S))
     resource.setrlimit(resource.RLIMIT_FSIZE, (given.file_bytes, given.file_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

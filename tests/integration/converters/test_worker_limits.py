@@ -83,7 +83,7 @@ def request(folder: Path) -> FrontendRequest:
     return FrontendRequest(source_path="none", source_format=SourceFormat.KERAS, scratch_path=str(folder))
 
 
-def worker_that(code: str, folder: Path, limits: Limits) -> Worker:
+def worker_that(code: str, folder: Path, limits: Limits | None) -> Worker:
     """Return a worker whose interpreter runs `code`, whatever it is told to run."""
     script = folder / "misbehaves.py"
     script.write_text(code)
@@ -93,7 +93,7 @@ def worker_that(code: str, folder: Path, limits: Limits) -> Worker:
     return Worker(Located(environment=Environment.TF, python=python, fingerprint=""), limits=limits)
 
 
-def failure_of(code: str, folder: Path, limits: Limits) -> ConversionFailedError:
+def failure_of(code: str, folder: Path, limits: Limits | None) -> ConversionFailedError:
     with worker_that(code, folder, limits) as worker, pytest.raises(ConversionFailedError) as caught:
         worker.load(request(folder))
     return caught.value
@@ -165,6 +165,29 @@ def test_worker_of_a_caller_that_is_killed_ends_too(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
     wait_until(lambda: not alive(pid), within_s=ENDED_WITHIN_S)
+
+
+def test_worker_may_map_more_than_its_caller_and_use_no_more(tmp_path: Path) -> None:
+    shown = "import resource; print(resource.getrlimit(resource.RLIMIT_AS)[0])"
+    caller = (
+        "import sys; from pathlib import Path\n"
+        "from tests.integration.converters.test_worker_limits import ALLOCATES, ROOMY, failure_of\n"
+        "from converters.guarded import Guarded\n"
+        "folder = Path(sys.argv[1])\n"
+        f"guarded = Guarded(Path(sys.executable), ['-c', {shown!r}], scratch=folder, limits=ROOMY)\n"
+        "print(int(guarded.stdout.readline()))\n"
+        "print(failure_of(ALLOCATES, folder, None))\n"
+    )
+    bounded = [
+        *(sys.executable, "-P", str(ROOT / "shared" / "limits.py"), f"--address-space-bytes={512 * MIB}"),
+        *("--cpu-s=60", f"--file-bytes={64 * MIB}", f"--parent={os.getpid()}", "--"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [*bounded, sys.executable, "-c", caller, str(tmp_path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60, env=environment)
+    mapped, failure = done.stdout.split("\n", 1)
+    assert int(mapped) != 512 * MIB
+    assert "used more than 512 MiB of memory" in failure
 
 
 @pytest.fixture
