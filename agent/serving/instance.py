@@ -33,7 +33,7 @@ class Instance:
         self.slot = slot
         self.probe_ms = model.probe_ms
         self.inputs, self.outputs = model.lanes[0].inputs, model.lanes[0].outputs
-        self.labels = model.lanes[0].labels
+        self.labels, self.takes_images = model.lanes[0].labels, model.lanes[0].takes_images
 
     @property
     def is_inline(self) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from agent.serving.requests import ClassifyRequest, InferRequest, Moments, NamedTensor, Outcome
 from shared.errors import LitefleetError, ModelFailedError, PipelineError
 from shared.manifest import TensorSpec
-from shared.pipeline import MODEL_ONLY, ColourMode, DecodeImage, Normalise, PipelineSpec, ResizeImage
+from shared.pipeline import MODEL_ONLY, ColourMode, DecodeImage, Normalise, PipelineSpec, ResizeImage, takes_images
 from shared.runtime.pipeline import CompiledPipeline
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Lane:
         self._timed = _Timed(interpreter)
         self._pipeline = CompiledPipeline(spec, self._timed)
         self.labels = spec.labels
+        self.takes_images = takes_images(spec)
         self._raw = spec == MODEL_ONLY
         self.inputs = interpreter.inputs if self._raw else (_pipeline_input(spec, interpreter.inputs),)
         self.outputs = interpreter.outputs if self._raw else _pipeline_outputs(spec, interpreter.outputs)

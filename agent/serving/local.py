@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from agent.core.plan import Plan, Route, SlotSpec
-from agent.serving import oip, tfserving
+from agent.serving import protocols
 from agent.serving.api import create_app
 from agent.serving.engine import Engine
 from agent.serving.loading import MANIFEST_FILE, MODEL_FILE, LoadedModel, load_model, open_litert
@@ -85,7 +85,7 @@ async def _serve(model: bytes, pipeline: PipelineSpec, *, name: ModelName, host:
     if not applied.slots[0].loaded:
         raise ModelLoadError(applied.slots[0].error)
     loading = LocalLoading(engine, _plan(name, model))
-    routes = [*oip.routes(engine, unverified=UNVERIFIED, loading=loading), *tfserving.routes(engine)]
+    routes = protocols.routes(engine, unverified=UNVERIFIED, loading=loading)
     runner = web.AppRunner(create_app(routes, Traffic(), unverified=UNVERIFIED), access_log=None)
     await runner.setup()
     try:

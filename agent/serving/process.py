@@ -16,7 +16,7 @@ import structlog
 from aiohttp import web
 
 from agent import config, logs
-from agent.serving import oip, tfserving
+from agent.serving import protocols
 from agent.serving.api import create_app
 from agent.serving.boot import BootLedger
 from agent.serving.engine import Engine
@@ -61,9 +61,7 @@ async def serve(
     link = ServingLink(planner.answer)
     traffic = Traffic()
     # All but hung requests have ended when the runner's own shutdown begins.
-    runner = web.AppRunner(
-        create_app([*oip.routes(engine), *tfserving.routes(engine)], traffic), access_log=None, shutdown_timeout=1.0
-    )
+    runner = web.AppRunner(create_app(protocols.routes(engine), traffic), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
         async with asyncio.TaskGroup() as group:

@@ -12,7 +12,7 @@ import aiohttp
 from aiohttp import web
 from PIL import Image
 
-from agent.serving import oip, tfserving
+from agent.serving import protocols
 from agent.serving.api import create_app
 from agent.serving.engine import Engine
 from agent.serving.loading import load_slot, open_litert
@@ -63,7 +63,7 @@ async def serving() -> AsyncIterator[Served]:
     """Serve every protocol on a free port; no plan is in force yet."""
     load = partial(load_slot, cores=1, open_interpreter=open_litert)
     engine = Engine(boot_id=BootId("boot"), load=load)
-    runner = web.AppRunner(create_app([*oip.routes(engine), *tfserving.routes(engine)], Traffic()), access_log=None)
+    runner = web.AppRunner(create_app(protocols.routes(engine), Traffic()), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, LOOPBACK, 0).start()
     async with aiohttp.ClientSession() as session:

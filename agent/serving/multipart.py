@@ -1,0 +1,38 @@
+"""One field out of a form with files, as browsers and `curl -F` send it.
+
+Source: RFC 7578; only what is in memory already is read, and nothing is written to disk.
+"""
+
+from __future__ import annotations
+
+from email.message import Message
+from email.parser import BytesHeaderParser
+
+from shared.errors import InvalidInputError
+
+FORM = "multipart/form-data"
+
+
+def read_field(body: bytes, content_type: str, field: str) -> bytes:
+    """Return a field's content. `content_type` is the request's header, with the boundary in it.
+
+    Raises:
+        InvalidInputError: no boundary, no end, or no such field.
+    """
+    described = Message()
+    described["Content-Type"] = content_type
+    boundary = described.get_boundary()
+    if not boundary:
+        raise InvalidInputError(field="Content-Type", problem="names no boundary", remedy=f"{FORM}; boundary=…")
+    pieces = (b"\r\n" + body).split(b"\r\n--" + boundary.encode(errors="replace"))
+    if not pieces[-1].startswith(b"--"):
+        raise InvalidInputError(field="body", problem="the form has no end")
+    for piece in pieces[1:-1]:
+        head, blank, content = piece.partition(b"\r\n\r\n")
+        if blank and _name(head) == field:
+            return content
+    raise InvalidInputError(field=field, problem="the form has no such field", remedy=f"curl -F {field}=@FILE")
+
+
+def _name(head: bytes) -> object:
+    return BytesHeaderParser().parsebytes(head.lstrip()).get_param("name", header="content-disposition")
