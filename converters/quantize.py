@@ -140,6 +140,9 @@ def _rounded(model: bytes, graph: FloatGraph, recipe: Recipe, statistics: Statis
             # It reads on over the signatures of a model that has none, as many older files have.
             parts = quantizer._float_model  # noqa: SLF001 - only so is such a file quantized without writing it anew
             parts.signatureDefs = parts.signatureDefs or []
+            # Old writers know the first of both fields only, and the quantizer the second: it saw additions alone.
+            for code in parts.operatorCodes:
+                code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode)
             _add_rules(quantizer, graph, recipe)
             result = quantizer.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
         except (ValueError, RuntimeError, KeyError, IndexError, TypeError, NotImplementedError) as exc:
