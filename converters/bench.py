@@ -119,12 +119,14 @@ class Bench:
         """Make the artifact of a recipe and measure it on the search split."""
         self._progress(search.describe(recipe))
         shop = self._shop
-        measure = (shop.searched.samples.digest, shop.pipeline, shop.request.budget, str(shop.request.threads))
+        measure = (shop.searched.samples.digest, shop.request.budget, str(shop.request.threads), str(shop.stopwatch))
         key = cache.key("trial", *self._made_of(recipe), *measure)
         trial = shop.kept.get_struct(key, Trial)
         if trial is None:
             trial = self._tried(recipe)
-            shop.kept.put_struct(key, trial)
+            # What failed may have failed for want of memory, which is no fault of the recipe.
+            if not trial.failed:
+                shop.kept.put_struct(key, trial)
         return trial
 
     def content(self, recipe: Recipe) -> bytes:
@@ -145,8 +147,7 @@ class Bench:
         """Return the output tensors of the operators that quantization hurts, the best worth keeping first."""
         shop = self._shop
         self._progress("rank layers")
-        parts = (shop.program, shop.made.key, shop.calibration.digest, shop.searched.samples.digest)
-        key = cache.key("ranking", *parts, shop.pipeline)
+        key = cache.key("ranking", *self._made_of(None), shop.searched.samples.digest)
         ranking = shop.kept.get_struct(key, Ranking)
         if ranking is None:
             calibration = Inputs(shop.calibration, self._pipeline, _MAX_CALIBRATION)
@@ -160,9 +161,10 @@ class Bench:
         self.sensitivity = ranking.snr_db
         return tuple(ranking.snr_db)
 
-    def _made_of(self, recipe: Recipe) -> tuple[str | msgspec.Struct, ...]:
+    def _made_of(self, recipe: Recipe | None) -> tuple[str | msgspec.Struct | None, ...]:
+        """Return all that decides what comes out; where images go in, the model itself tells how they are scaled."""
         shop = self._shop
-        return shop.program, shop.made.key, shop.calibration.digest, shop.pipeline, recipe
+        return shop.program, shop.made.key, digest(shop.model), shop.calibration.digest, shop.pipeline, recipe
 
     def measured(self, recipe: Recipe, content: bytes) -> Trial:
         """Measure an artifact on the search split.

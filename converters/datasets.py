@@ -8,6 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from converters import pictures, shards
@@ -182,11 +183,16 @@ def _split(spec: DatasetSpec, split: Split, folder: Path, pipeline: PipelineSpec
             tables.append({"x": images} | ({"y": np.asarray(labels, np.int64)} if labels else {}))
         else:
             tables.append(_arrays(folder, group, field, unpacked))
-    content = [shard.sha256 + shard.array for shard in mine] + list(spec.labels) + list(spec.slices)
-    digest = hashlib.sha256("\n".join(content).encode()).hexdigest()
+    digest = _digest_of(mine, spec)
     samples = _samples(split, field, tables, pipeline, digest, scratch / split)
     _check_slices(samples, len(spec.slices))
     return samples
+
+
+def _digest_of(mine: Sequence[Shard], spec: DatasetSpec) -> str:
+    """Name the samples in their order: which arrays belong together decides it, and which parts come first."""
+    parts = [sorted((shard.array, shard.sha256) for shard in group) for _, group in _parts(mine)]
+    return hashlib.sha256(msgspec.json.encode((parts, spec.labels, spec.slices))).hexdigest()
 
 
 def _parts(mine: Sequence[Shard]) -> list[tuple[Shard, list[Shard]]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from typing_extensions import override
 
 from shared.runtime.interpreter import LiteRtInterpreter
 
@@ -39,6 +40,10 @@ class Stopwatch(Protocol):
         """Time `model` on one of its inputs, without batch axis. Raises ModelLoadError, ModelFailedError."""
         ...
 
+    def __str__(self) -> str:
+        """Tell two stopwatches apart that would measure otherwise: what one measured is kept under its name."""
+        ...
+
 
 class OwnStopwatch:
     """This machine: right for comparing artifacts, and no promise for a device."""
@@ -47,6 +52,11 @@ class OwnStopwatch:
         """Measure with so many threads; a model that needs longer is measured fewer times: it varies less, too."""
         self._threads = threads
         self._patience_s = patience_s
+
+    @override
+    def __str__(self) -> str:
+        """Tell two stopwatches apart that would measure otherwise."""
+        return f"{CONVERTER}, {self._threads} threads, {self._patience_s:g} s"
 
     def time(self, model: bytes, item: Tensor) -> Timing:
         """Time one invocation after another."""

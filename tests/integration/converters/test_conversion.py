@@ -340,6 +340,22 @@ def test_cache_spares_the_work_and_changes_nothing(workshop: Workshop) -> None:
     assert [made.sha256 for made in second.artifacts] == [made.sha256 for made in first.artifacts]
 
 
+def test_cache_tells_apart_how_images_are_scaled(workshop: Workshop) -> None:
+    outcomes = []
+    for scale, offset in ((1 / 128, -1.0), (1 / 255, 0.0)):
+        pipeline = PipelineSpec(steps=(Normalise(scale=scale, offset=offset), RunModel()))
+        pixels = {
+            split: np.random.default_rng([9, count]).integers(0, 256, (count, 16)).astype(np.uint8)
+            for split, count in SIZES.items()
+        }
+        request = workshop.request(MODEL, {split: {"x": x} for split, x in pixels.items()}, pipeline=pipeline)
+        change = {"image_input": True, "schemes": (Scheme.FLOAT32,), "cache_path": str(workshop.folder / "cache")}
+        (made,) = convert(msgspec.structs.replace(request, **change), Told()).artifacts
+        outcomes.append((made.sha256, made.refused))
+    assert outcomes[0][0] != outcomes[1][0]
+    assert [refused for _, refused in outcomes] == ["", ""]
+
+
 def test_recipes_are_told_apart_in_words() -> None:
     recipe = Recipe(scheme=Scheme.MIXED, kept_float=("a", "b"), correct_bias=True, image_input=True)
     assert search.describe(recipe) == "mixed, 2 layers float16, bias corrected, image input"

@@ -135,6 +135,20 @@ def test_same_data_has_the_same_digest_and_other_data_another(tmp_path: Path) ->
     assert one != opened(written(second, split_arrays(y=np.arange(60) % 4))).splits[Split.GATE].digest
 
 
+def test_same_shards_in_another_order_or_pairing_have_another_digest(tmp_path: Path) -> None:
+    shards = []
+    for split, arrays in split_arrays(y=np.arange(60) % 3).items():
+        for name, array in arrays.items():
+            for part in range(2):
+                path = tmp_path / f"{split}-{name}-{part}.npy"
+                np.save(path, array[part * 10 : part * 10 + 10])
+                shards.append(described(path, split, array=name, part=part))
+    turned = [msgspec.structs.replace(shard, part=1 - shard.part) for shard in shards]
+    crossed = [msgspec.structs.replace(shard, part=1 - shard.part) if shard.array == "y" else shard for shard in shards]
+    opened_anew = [opened(document(tmp_path, made)) for made in (shards, turned, crossed)]
+    assert len({made.splits[Split.GATE].digest for made in opened_anew}) == 3
+
+
 @pytest.mark.parametrize(
     ("change", "field", "said"),
     [
