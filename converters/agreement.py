@@ -29,6 +29,8 @@ _ROUNDINGS = 10.0
 logarithms of a spectrum: 3 to 5 times the nudge."""
 _MOST = 0.01
 """Beyond this share of the largest answer no rounding is an excuse."""
+_LEAST = 1e-7
+"""What is left of numbers around 1 that cancel each other: answers below it may be nothing else."""
 
 
 def probes(inputs: Sequence[TensorSpec]) -> Iterator[list[Tensor]]:
@@ -82,6 +84,24 @@ def nudged(inputs: Sequence[Tensor]) -> list[Tensor]:
     return [np.nextafter(array, np.inf, dtype=array.dtype) if array.dtype.kind == "f" else array for array in inputs]
 
 
+def check_steady(answers: Sequence[Tensor], again: Sequence[Tensor]) -> None:
+    """Refuse a source that answered the same inputs otherwise the second time: nothing can be held to its answers.
+
+    Raises:
+        InvalidInputError: by more than rounding.
+    """
+    same = [one.shape for one in answers] == [other.shape for other in again] and all_finite(again)
+    if same:
+        moves = zip(_largest_differences(answers, again), map(_plainly_small, answers), strict=True)
+        same = all(move <= most for move, most in moves)
+    if not same:
+        raise InvalidInputError(
+            field="source",
+            problem="the model answers the same inputs otherwise each time: noise or augmentation is still in it",
+            remedy="export it as it is to serve, without what only training needs",
+        )
+
+
 def check(source: Sequence[Tensor], made: Sequence[Tensor], nearby: Callable[[], Sequence[Tensor]]) -> float:
     """Return the largest difference of a float model's answers from its source's, which must be finite.
 
@@ -96,7 +116,7 @@ def check(source: Sequence[Tensor], made: Sequence[Tensor], nearby: Callable[[],
     if not all_finite(made):
         raise _broken("it answers NaN or infinity where the source does not")
     differences = _largest_differences(source, made)
-    allowed = [MAX_DIFFERENCE * _size(array) for array in source]
+    allowed = [_plainly_small(array) for array in source]
     if any(difference > most for difference, most in zip(differences, allowed, strict=True)):
         allowed = _allowed_by_rounding(source, nearby(), allowed)
     for index, (difference, most) in enumerate(zip(differences, allowed, strict=True)):
@@ -109,7 +129,7 @@ def _allowed_by_rounding(source: Sequence[Tensor], nearby: Sequence[Tensor], lea
     """Allow a model what its own arithmetic leaves open: some multiply the rounding of their inputs a thousandfold."""
     moves = _largest_differences(source, nearby)
     return [
-        max(low, min(_ROUNDINGS * move, _MOST * _size(array)))
+        max(low, min(_ROUNDINGS * move, _MOST * _largest(array)))
         for low, move, array in zip(least, moves, source, strict=True)
     ]
 
@@ -122,8 +142,14 @@ def _largest_differences(one: Sequence[Tensor], other: Sequence[Tensor]) -> list
     ]
 
 
-def _size(answers: Tensor) -> float:
-    return max(1.0, float(np.abs(np.asarray(answers, np.float64)).max(initial=0.0)))
+def _plainly_small(answers: Tensor) -> float:
+    largest = _largest(answers)
+    # Zeros would else pass for the answers of a model whose own are small.
+    return min(MAX_DIFFERENCE * max(1.0, largest), max(_MOST * largest, _LEAST))
+
+
+def _largest(answers: Tensor) -> float:
+    return float(np.abs(np.asarray(answers, np.float64)).max(initial=0.0))
 
 
 def _broken(problem: str) -> ConversionFailedError:

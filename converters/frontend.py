@@ -24,8 +24,8 @@ STEPS = ("open source", "convert", "check float model")
 """What a worker tells of as progress, in this order."""
 MAX_DIFFERENCE = 1e-5
 """Largest difference of any answer of the float model from its source's, as a share of the larger of 1 and the largest
-answer. Measured: 4e-7 to 7e-6. A model whose own answers move by more when its inputs move by one rounding may differ
-by as much (see converters.agreement)."""
+answer, and never more than a hundredth of the latter. Measured: 4e-7 to 7e-6. A model whose own answers move by more
+when its inputs move by one rounding may differ by as much (see converters.agreement)."""
 
 
 class FrontendRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -63,8 +63,29 @@ def test_model_that_rounding_moves_may_differ_by_as_much() -> None:
 
 
 def test_model_that_rounding_upsets_altogether_is_excused_of_little() -> None:
-    with pytest.raises(ConversionFailedError, match=r"0\.01 is allowed"):
+    with pytest.raises(ConversionFailedError, match=r"0\.0075 is allowed"):
         agreement.check([ANSWERS], [1 - ANSWERS], lambda: [1 - ANSWERS])
+
+
+@pytest.mark.parametrize("largest", [1e-5, 1e-4, 1e-3])
+def test_zeros_do_not_pass_for_small_answers(largest: float) -> None:
+    small = [ANSWERS * np.float32(largest)]
+    agreement.check(small, [small[0] * np.float32(1.001)], lambda: small)
+    with pytest.raises(ConversionFailedError, match="differs"):
+        agreement.check(small, [np.zeros_like(ANSWERS)], lambda: small)
+
+
+def test_what_is_left_of_cancelled_numbers_may_differ() -> None:
+    nothing = [ANSWERS * np.float32(1e-8)]
+    assert agreement.check(nothing, [np.zeros_like(ANSWERS)], lambda: nothing) < 1e-8
+
+
+def test_source_that_answers_by_chance_is_refused_with_the_remedy() -> None:
+    agreement.check_steady([ANSWERS], [ANSWERS + np.float32(1e-6)])
+    for again in (ANSWERS + np.float32(1e-3), ANSWERS * np.nan, ANSWERS[:1]):
+        with pytest.raises(InvalidInputError, match="otherwise each time") as caught:
+            agreement.check_steady([ANSWERS], [again])
+        assert "without what only training needs" in caught.value.remedy
 
 
 def test_integers_are_compared_without_wrapping_around() -> None:
