@@ -188,4 +188,5 @@ def _tail(path: Path) -> str:
 def _environment(folder: Path) -> dict[str, str]:
     """Return this process's environment without our own settings, which may hold secrets."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LITEFLEET_")}
-    return {**kept, "TMPDIR": str(folder / "tmp"), "HOME": str(folder / "tmp")}
+    # Safe path: whoever converts may stand in a folder of downloaded models, whose files are no modules of ours.
+    return {**kept, "TMPDIR": str(folder / "tmp"), "HOME": str(folder / "tmp"), "PYTHONSAFEPATH": "1"}

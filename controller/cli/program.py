@@ -31,7 +31,8 @@ def check_installed() -> None:
 def run_module(module: str, arguments: Sequence[str]) -> None:
     """Run `python -m module` on this terminal; one that fails ends this program with the same exit code."""
     check_installed()
-    with subprocess.Popen([sys.executable, "-m", module, *arguments]) as program:
+    # Safe path: the operator may stand in a folder of downloaded models, whose files are no modules of ours.
+    with subprocess.Popen([sys.executable, "-P", "-m", module, *arguments]) as program:
         try:
             code = program.wait()
         except KeyboardInterrupt:

@@ -130,7 +130,8 @@ def _make(environment: Environment, folder: Path, say: Callable[[str], None]) ->
     # uv is many times faster; where only pip knows the way out (its own configuration), pip installs the same lock.
     if uv is None or _run([*uv, *arguments], say):
         pip = ["pip", "install", "--no-deps", "--require-hashes", "-r", lock]
-        said = _run([python, "-m", "ensurepip"], say) or _run([python, "-m", *pip], say)
+        # Isolated: nothing of the folder that the user stands in is run, and nothing of PYTHONPATH counts as installed.
+        said = _run([python, "-I", "-m", "ensurepip"], say) or _run([python, "-I", "-m", *pip], say)
         if said:
             raise InvalidInputError(
                 field="environment",
@@ -155,7 +156,7 @@ def _remedy(environment: Environment) -> str:
 
 def _uv() -> list[str] | None:
     if importlib.util.find_spec("uv") is not None:
-        return [sys.executable, "-m", "uv"]
+        return [sys.executable, "-P", "-m", "uv"]
     found = shutil.which("uv")
     return [found] if found else None
 

@@ -129,7 +129,9 @@ def lock_path(environment: Environment) -> Path:
 
 def fingerprint(search_path: Iterable[str], python_version: str) -> str:
     """Return the digest of what is installed along a module search path, for a Python and this kind of machine."""
-    found = {f"{item.metadata['Name'].lower()}=={item.version}" for item in metadata.distributions(path=[*search_path])}
+    # An uninstallation that was cut short leaves folders without a name.
+    named = ((item.metadata["Name"], item) for item in metadata.distributions(path=[*search_path]))
+    found = {f"{name.lower()}=={item.version}" for name, item in named if name}
     described = [*sorted(found), python_version, platform.machine()]
     return hashlib.sha256("\n".join(described).encode()).hexdigest()
 

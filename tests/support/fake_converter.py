@@ -168,6 +168,7 @@ def _link(request: ConversionRequest) -> None:
 
 def _environment(_request: ConversionRequest) -> None:
     seen = [name for name in os.environ if name.startswith("LITEFLEET_")]
+    seen += [] if sys.flags.safe_path else ["the folder that it was started in"]
     _say(ConversionResult(message=f"sees {seen}"))
 
 

@@ -18,20 +18,25 @@ from shared.errors import InvalidInputError
 CHECKOUT = Path(__file__).parents[3]
 
 
-def run(*arguments: str) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "converters.environments", *arguments, "--json"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=110, cwd=CHECKOUT)
+def run(*arguments: str, folder: Path = CHECKOUT) -> list[dict[str, Any]]:
+    command = [sys.executable, "-P", "-m", "converters.environments", *arguments, "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=110, cwd=folder, env=environment)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_environment_is_installed_once_found_by_its_lock_and_removed(tmp_path: Path) -> None:
-    root = str(tmp_path)
-    *steps, made = run("install", "tflite", "--root", root)
+    root = str(tmp_path / "root")
+    # What a downloaded folder may hold.
+    for name in ("ensurepip", "pip", "uv"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')")
+    *steps, made = run("install", "tflite", "--root", root, folder=tmp_path)
+    assert not (tmp_path / "run").exists()
     assert steps[0]["step"] == "making an empty environment"
     assert steps[-1]["step"] == "is ready"
     assert made["installed"]
     assert made["size_bytes"] > 10**7
-    located = locate(Environment.TFLITE, tmp_path)
+    located = locate(Environment.TFLITE, Path(root))
     version = subprocess.run(
         [located.python, "-c", "import tflite_runtime; print(tflite_runtime.__version__)"],
         check=True,
@@ -44,7 +49,7 @@ def test_environment_is_installed_once_found_by_its_lock_and_removed(tmp_path: P
     assert [state["environment"] for state in run("list", "--root", root) if state["installed"]] == ["tflite"]
     assert run("remove", "tflite", "--root", root) == [{"environment": "tflite", "removed": [made["path"]]}]
     with pytest.raises(InvalidInputError, match="not installed"):
-        locate(Environment.TFLITE, tmp_path)
+        locate(Environment.TFLITE, Path(root))
 
 
 def test_installation_that_was_cut_short_leaves_nothing_that_is_taken_for_one(tmp_path: Path) -> None:
