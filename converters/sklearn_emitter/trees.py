@@ -14,6 +14,7 @@ from converters.failures import SchemeFailedError
 from converters.sklearn_emitter import linear
 from converters.sklearn_emitter.nodes import Nodes, Tree, before, check, joined, rounded_down
 from converters.sklearn_emitter.step import unsupported
+from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,8 +82,6 @@ def boosting(model: Estimator, layout: Layout) -> Step:
 
 def histogram_boosting(model: Estimator, layout: Layout) -> Step:
     """The same of the other kind, whose sums may pass through a link."""
-    import jax.numpy as jnp
-
     if model.is_categorical_ is not None and np.any(model.is_categorical_):
         raise unsupported(model, "categorical features")
     stages = model._predictors  # noqa: SLF001 - nothing public tells the trees, nor the beginning
@@ -92,6 +91,8 @@ def histogram_boosting(model: Estimator, layout: Layout) -> Step:
         return linear.probabilities(raw, len(model.classes_))
     link = type(model._loss.link).__name__  # noqa: SLF001 - likewise
     if link == "LogLink":
+        import jax.numpy as jnp
+
         return lambda x: jnp.exp(raw(x))
     if link != "IdentityLink":
         raise unsupported(model, f"loss {model.loss!r}")
@@ -111,6 +112,9 @@ def _plain(nodes: Any, scale: float = 1.0) -> Tree:  # noqa: ANN401 - scikit-lea
 
 
 def _histogram_tree(nodes: NDArray[Any]) -> Tree:
+    # scikit-learn goes by the node, whatever the model says, and looks up its set of categories unchecked.
+    if np.any(nodes["is_categorical"]):
+        raise InvalidInputError(field="source", problem="holds trees that split by categories, and has no categories")
     leaf = nodes["is_leaf"].astype(bool)
     return Tree(
         feature=nodes["feature_idx"].astype(np.int64),

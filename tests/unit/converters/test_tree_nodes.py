@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from converters.sklearn_emitter.nodes import Tree, before, check, joined, rounded_down
+from converters.sklearn_emitter.trees import Layout, histogram_boosting
 from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -108,3 +110,13 @@ def test_tree_of_numbers_that_are_none_is_refused(field: str, number: float) -> 
 def test_graph_that_is_no_tree_is_refused(left: list[int], right: list[int], said: str) -> None:
     with pytest.raises(InvalidInputError, match=said):
         joined([check(tree(left, right), features=1)])
+
+
+def test_tree_that_splits_by_categories_behind_its_models_back_is_refused() -> None:
+    fields = "is_leaf", "feature_idx", "num_threshold", "left", "right", "value", "is_categorical", "bitset_idx"
+    nodes = np.zeros(1, [(name, np.float64) for name in fields])
+    nodes["is_leaf"] = nodes["is_categorical"] = 1
+    nodes["bitset_idx"] = 2**31
+    model = SimpleNamespace(is_categorical_=None, _predictors=[[SimpleNamespace(nodes=nodes)]])
+    with pytest.raises(InvalidInputError, match="split by categories"):
+        histogram_boosting(model, Layout(features=1, fixed_batch=True, scale=None))
