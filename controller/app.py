@@ -161,6 +161,7 @@ def _loops(ground: Ground, services: Services) -> dict[str, Callable[[], Awaitab
         "publisher": services.desired_publisher.run,
         "pulse": services.pulse.run,
         "dispatch": services.dispatch.run,
+        "measurements": services.measurements.run,
         "releases": lambda: retrying(services.releases.recover, what="finish releases"),
         **deltas,
         **workers,

@@ -58,6 +58,7 @@ def api_table(ground: Ground, services: Services, status: StatusRoutes) -> tuple
     registry = RegistryRoutes(
         registry=services.registry,
         conversions=services.conversions,
+        measurements=services.measurements,
         releases=services.releases,
         blobs=ground.blobs,
     )

@@ -17,9 +17,10 @@ from controller.fleet.cohorts import Cohorts, FleetRuntimes, Identities
 from controller.fleet.service import FleetService
 from controller.fleet.settings import BrokerAddress, FleetSettings
 from controller.fleet.uplinks import Uplinks
-from controller.ingest import Ingest, Sinks
+from controller.ingest import Ingest, ReportSink, Sinks
 from controller.mqtt import BrokerLink, PasswordLogin
 from controller.registry.conversions import Conversions
+from controller.registry.measurements import Measurements
 from controller.registry.releases import Releases
 from controller.registry.service import Registry
 from controller.rollouts.service import RolloutService
@@ -62,6 +63,7 @@ class Services:
 
     registry: Registry
     conversions: Conversions
+    measurements: Measurements
     releases: Releases
     fleet: FleetService
     rollouts: RolloutService
@@ -105,6 +107,9 @@ def wire(ground: Ground) -> Services:
         settings=_fleet_settings(config, ground.trust),
     )
     telemetry = TelemetryService(database=database)
+    measurements = Measurements(
+        database=database, devices=Cohorts(), desires=desired, publisher=ground.publisher, clock=clock
+    )
     return Services(
         registry=Registry(database=database, blobs=ground.blobs, clock=clock),
         conversions=Conversions(
@@ -114,6 +119,7 @@ def wire(ground: Ground) -> Services:
             runtimes=FleetRuntimes(),
             clock=clock,
         ),
+        measurements=measurements,
         releases=releases,
         fleet=fleet,
         rollouts=rollouts,
@@ -122,7 +128,7 @@ def wire(ground: Ground) -> Services:
         pulse=pulse,
         telemetry=telemetry,
         broker=broker,
-        ingest=_ingest(ground, broker=broker, rollouts=rollouts, desired=desired, telemetry=telemetry),
+        ingest=_ingest(ground, broker, reports=(rollouts, measurements), desired=desired, telemetry=telemetry),
         dispatch=Dispatch(database=database, rollouts=rollouts, clock=clock),
         deltas=_deltas(ground, rollouts=rollouts, desired=desired, releases=releases),
     )
@@ -250,9 +256,9 @@ def _converter(ground: Ground) -> Converter:
 
 def _ingest(
     ground: Ground,
-    *,
     broker: BrokerLink,
-    rollouts: RolloutService,
+    *,
+    reports: tuple[ReportSink, ...],
     desired: DesiredService,
     telemetry: TelemetryService,
 ) -> Ingest:
@@ -262,6 +268,6 @@ def _ingest(
         source=broker,
         proof=ground.trust.report_keys,
         order=uplinks,
-        sinks=Sinks(reports=(uplinks, rollouts), heartbeats=(uplinks.seen, desired.observed), telemetry=telemetry),
+        sinks=Sinks(reports=(uplinks, *reports), heartbeats=(uplinks.seen, desired.observed), telemetry=telemetry),
         clock=ground.clock,
     )

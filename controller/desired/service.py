@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from controller.desired.ports import Identities, Sealer
     from controller.facts import SeenHeartbeat, SetRelease
     from shared.ids import DeviceId, InstallationId, ModelName, Sha256
+    from shared.wire import DesiredBody, WantedMeasurement
 
 log = structlog.get_logger(__name__)
 
@@ -76,11 +77,22 @@ class DesiredService:
             by_device[intent.device_id].append(intent)
         before = await store.wishes(uow.session, list(by_device))
         wanted = {device: apply(before[device], asked) for device, asked in by_device.items()}
-        refused = {device: why for device, wished in wanted.items() if (why := too_large(compose(wished)))}
+        bodies = await self._bodies(uow, wanted)
+        refused = {device: why for device, body in bodies.items() if (why := too_large(body))}
         after = {device: wished for device, wished in wanted.items() if device not in refused}
         await store.write_wishes(uow.session, before, after)
-        await self._write_documents(uow, after)
+        await self._write_documents(uow, {device: bodies[device] for device in after})
         return refused
+
+    async def set_measurements(self, uow: UnitOfWork, device: DeviceId, wanted: Sequence[WantedMeasurement]) -> None:
+        """Have a device time these artifacts, while it is at rest, and no others; what it runs stays as it is."""
+        await store.write_measurements(uow.session, device, wanted)
+        document = (await store.documents(uow.session, [device])).get(device)
+        # Nothing was ever desired of it, or it is gone: to desire nothing is what holds already.
+        if not wanted and (document is None or document.sealed == b""):
+            return
+        wishes = await store.wishes(uow.session, [device])
+        await self._write_documents(uow, await self._bodies(uow, {device: wishes[device]}))
 
     async def current(
         self, uow: UnitOfWork, ids: Sequence[DeviceId], model: ModelName
@@ -122,6 +134,7 @@ class DesiredService:
         """Desire nothing of a device any more, and have its topic emptied; the generation is kept for a successor."""
         before = await store.wishes(uow.session, [device])
         await store.write_wishes(uow.session, before, {device: {}})
+        await store.write_measurements(uow.session, device, [])
         document = (await store.documents(uow.session, [device])).get(device)
         if document is not None:
             digest = body_digest(compose({}))
@@ -168,36 +181,41 @@ class DesiredService:
         uow.audit("epoch_raised", "installation", {"epoch": epoch})
         return epoch
 
-    async def _write_documents(self, uow: UnitOfWork, wishes: Mapping[DeviceId, Wishes]) -> None:
-        known = await store.documents(uow.session, list(wishes))
-        digests = {device: body_digest(compose(wished)) for device, wished in wishes.items()}
-        moved = [d for d in wishes if d not in known or known[d].body_digest != digests[d] or known[d].sealed == b""]
+    async def _bodies(self, uow: UnitOfWork, wishes: Mapping[DeviceId, Wishes]) -> dict[DeviceId, DesiredBody]:
+        measured = await store.measurements(uow.session, list(wishes))
+        return {device: compose(wished, measured[device]) for device, wished in wishes.items()}
+
+    async def _write_documents(self, uow: UnitOfWork, bodies: Mapping[DeviceId, DesiredBody]) -> None:
+        known = await store.documents(uow.session, list(bodies))
+        digests = {device: body_digest(body) for device, body in bodies.items()}
+        moved = [d for d in bodies if d not in known or known[d].body_digest != digests[d] or known[d].sealed == b""]
         generations = {
             device: Generation((known[device].generation if device in known else _FIRST) + 1) for device in moved
         }
-        await self._seal(uow, {device: wishes[device] for device in moved}, generations, known)
+        await self._seal(uow, {device: bodies[device] for device in moved}, generations, known)
 
     async def _reseal(self, uow: UnitOfWork, ids: Sequence[DeviceId]) -> None:
         """Move issued_at, expires_at, key and epoch; what the device should run, and its generation, stay."""
         known = await store.documents(uow.session, ids)
         wishes = await store.wishes(uow.session, ids)
         generations = {device: document.generation for device, document in known.items() if document.sealed != b""}
-        await self._seal(uow, {device: wishes[device] for device in generations}, generations, known)
+        bodies = await self._bodies(uow, {device: wishes[device] for device in generations})
+        await self._seal(uow, bodies, generations, known)
 
     async def _seal(
         self,
         uow: UnitOfWork,
-        wishes: Mapping[DeviceId, Wishes],
+        bodies: Mapping[DeviceId, DesiredBody],
         generations: Mapping[DeviceId, Generation],
         known: Mapping[DeviceId, Document],
     ) -> None:
-        if not wishes:
+        if not bodies:
             return
-        prints = await self._identities.fingerprints(uow, list(wishes))
+        prints = await self._identities.fingerprints(uow, list(bodies))
         epoch, now = await store.epoch(uow.session), uow.clock.now()
         sealed = [
-            self._document(device, wished, prints.get(device), epoch=epoch, generation=generations[device], now=now)
-            for device, wished in wishes.items()
+            self._document(device, body, prints.get(device), epoch=epoch, generation=generations[device], now=now)
+            for device, body in bodies.items()
         ]
         # Kept over a new seal: a device that hears it late is behind since the publication before.
         told = {device: document.published_at for device, document in known.items()}
@@ -207,14 +225,13 @@ class DesiredService:
     def _document(
         self,
         device: DeviceId,
-        wished: Wishes,
+        body: DesiredBody,
         fingerprint: Sha256 | None,
         *,
         epoch: Epoch,
         generation: Generation,
         now: datetime,
     ) -> Document:
-        body = compose(wished)
         expires_at = now + self._times.lifetime
         sealed = None
         if fingerprint is not None:

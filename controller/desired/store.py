@@ -13,8 +13,9 @@ from sqlmodel import col
 from controller.db.bulk import upsert
 from controller.desired.core.compose import Wish, Wishes
 from controller.desired.core.document import Document
-from controller.desired.tables import DocumentRow, HaltRow, InstallationRow, WishRow
-from shared.ids import DeviceId, Epoch, Generation, ModelName, ReleaseId, RolloutId, Sha256
+from controller.desired.tables import DocumentRow, HaltRow, InstallationRow, MeasurementRow, WishRow
+from shared.ids import DeviceId, Epoch, Generation, MeasurementId, ModelName, ReleaseId, RolloutId, Sha256
+from shared.wire import WantedMeasurement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -74,6 +75,29 @@ async def write_wishes(
             sa.delete(WishRow).where(col(WishRow.device_id).in_(devices), col(WishRow.model) == model)
         )
     await upsert(session, WishRow, rows)
+
+
+async def measurements(
+    session: AsyncSession, ids: Sequence[DeviceId]
+) -> defaultdict[DeviceId, tuple[WantedMeasurement, ...]]:
+    """Return what devices are to time."""
+    found: defaultdict[DeviceId, tuple[WantedMeasurement, ...]] = defaultdict(tuple)
+    for row in await _rows(session, sa.select(MeasurementRow).where(col(MeasurementRow.device_id).in_(ids))):
+        wanted = WantedMeasurement(measurement_id=MeasurementId(row.measurement_id), artifact=row.artifact)
+        found[DeviceId(row.device_id)] += (wanted,)
+    return found
+
+
+async def write_measurements(session: AsyncSession, device: DeviceId, wanted: Sequence[WantedMeasurement]) -> None:
+    """Have a device time these and no others."""
+    kept = [one.measurement_id for one in wanted]
+    await session.execute(
+        sa.delete(MeasurementRow).where(
+            col(MeasurementRow.device_id) == device, col(MeasurementRow.measurement_id).not_in(kept)
+        )
+    )
+    rows = [{"device_id": device, "measurement_id": one.measurement_id, "artifact": one.artifact} for one in wanted]
+    await upsert(session, MeasurementRow, rows)
 
 
 async def documents(session: AsyncSession, ids: Sequence[DeviceId]) -> dict[DeviceId, Document]:

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
 from controller.db.types import Json, UtcDateTime, one_of
-from shared.wire import DesiredModel, HaltMode
+from shared.wire import DesiredModel, HaltMode, TargetRef
 
 _NAME = 63
 
@@ -24,6 +24,16 @@ class WishRow(SQLModel, table=True):
     rollout_id: str = Field(max_length=_NAME, index=True)
     entry: DesiredModel = Field(sa_type=Json(DesiredModel))
     override_blacklist: bool = False
+
+
+class MeasurementRow(SQLModel, table=True):
+    """An artifact that one device is to time; gone when it has, or took too long."""
+
+    __tablename__ = "desired_measurement"
+
+    device_id: str = Field(primary_key=True, max_length=_NAME)
+    measurement_id: str = Field(primary_key=True, max_length=_NAME)
+    artifact: TargetRef = Field(sa_type=Json(TargetRef))
 
 
 class DocumentRow(SQLModel, table=True):

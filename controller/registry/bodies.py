@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import BaseModel, Field
 
 from controller.http.endpoint import LARGEST, Body
 from controller.http.structs import AsStruct
+from controller.registry.core.measurement import Measurement, budgets
 from controller.registry.core.types import (
     ArtifactSummary,
     Conversion,
@@ -20,6 +21,7 @@ from controller.registry.core.types import (
     Release,
     ReleaseArtifact,
 )
+from controller.registry.measurement_bodies import BudgetView, MeasurementView
 from shared.conversion import (
     AccuracyBudget,
     Candidate,
@@ -36,6 +38,9 @@ from shared.hardware import HardwareProfile
 from shared.ids import Sha256, model_name
 from shared.manifest import Accuracy, Scheme
 from shared.pipeline import MODEL_ONLY, PipelineSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ProfileBody = Annotated[HardwareProfile, AsStruct()]
 RuntimeBody = Annotated[RuntimeVersion, AsStruct()]
@@ -176,6 +181,12 @@ class ArtifactView(BaseModel):
     accuracy: Annotated[Accuracy, AsStruct()]
     recipe: Annotated[Recipe | None, AsStruct()] = None
     latency_ms: float = 0.0
+    latency_p95_ms: float = 0.0
+    """On the converter, as the next."""
+    peak_memory_bytes: int = 0
+    measurements: list[MeasurementView] = []
+    """On devices; only where one conversion is shown, as the next."""
+    budgets: list[BudgetView] = []
     drop: Annotated[PairedDrop | None, AsStruct()] = None
     snr_db: float | None = None
     runtimes: list[RuntimeCheckBody] = []
@@ -193,12 +204,23 @@ class ArtifactView(BaseModel):
             accuracy=artifact.accuracy,
             recipe=artifact.recipe,
             latency_ms=artifact.latency_ms,
+            latency_p95_ms=artifact.latency_p95_ms,
+            peak_memory_bytes=artifact.peak_memory_bytes,
             drop=artifact.drop,
             snr_db=artifact.snr_db,
             runtimes=list(artifact.runtimes),
             refused=artifact.refused,
             refused_for={str(profile): why for profile, why in artifact.refused_for.items()},
         )
+
+    @classmethod
+    def measured(
+        cls, artifact: ArtifactSummary, profiles: Sequence[HardwareProfile], measured: Sequence[Measurement]
+    ) -> Self:
+        """Show an artifact of a conversion with what devices measured of it."""
+        mine = [MeasurementView.of(one) for one in measured if one.sha256 == artifact.sha256]
+        verdicts = [BudgetView.of(verdict) for verdict in budgets(artifact, profiles, measured)]
+        return cls.of(artifact).model_copy(update={"measurements": mine, "budgets": verdicts})
 
     @classmethod
     def released(cls, artifact: ReleaseArtifact) -> Self:
@@ -265,9 +287,11 @@ class ConversionView(BaseModel):
         )
 
     @classmethod
-    def whole(cls, conversion: Conversion) -> Self:
+    def whole(cls, conversion: Conversion, measured: Sequence[Measurement] = ()) -> Self:
         """Show all of a conversion."""
-        return cls.of(conversion).model_copy(update={"candidates": list(conversion.candidates)})
+        profiles = conversion.order.profiles
+        artifacts = [ArtifactView.measured(artifact, profiles, measured) for artifact in conversion.artifacts]
+        return cls.of(conversion).model_copy(update={"candidates": list(conversion.candidates), "artifacts": artifacts})
 
 
 class ReleaseView(BaseModel):

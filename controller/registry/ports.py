@@ -8,10 +8,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from controller.db.unit_of_work import UnitOfWork
-    from controller.facts import PublishedFile
+    from controller.facts import DeviceFacts, PublishedFile
     from controller.registry.core.types import Card, Conversion, ModelVersion
     from shared.conversion import ConversionProgress, ConversionResult, RuntimeVersion
-    from shared.ids import ReleaseId
+    from shared.ids import DeviceId, ReleaseId
+    from shared.wire import WantedMeasurement
 
 
 class Publisher(Protocol):
@@ -27,6 +28,22 @@ class ReleaseUse(Protocol):
 
     async def in_use(self, uow: UnitOfWork, release_id: ReleaseId) -> str:
         """Return by what a release is used, in words; empty when by nothing."""
+        ...
+
+
+class Devices(Protocol):
+    """The fleet, as far as a device's hardware goes."""
+
+    async def facts(self, uow: UnitOfWork, ids: Sequence[DeviceId]) -> dict[DeviceId, DeviceFacts]:
+        """Return facts of devices; unknown and removed ones are absent."""
+        ...
+
+
+class Desires(Protocol):
+    """How devices are asked to time artifacts."""
+
+    async def set_measurements(self, uow: UnitOfWork, device: DeviceId, wanted: Sequence[WantedMeasurement]) -> None:
+        """Have a device time these artifacts and no others."""
         ...
 
 

@@ -9,13 +9,14 @@ import msgspec
 import structlog
 
 from controller.facts import ArtifactChoice, ArtifactFacts, Misfit, ReleaseFacts
-from controller.registry import store
-from controller.registry.core.choice import choose, fitting_artifact
+from controller.registry import measurement_store, store
+from controller.registry.core.choice import choose, fitting_artifact, kept_choice
+from controller.registry.core.measurement import judged
 from controller.registry.core.release import assemble, files_to_publish, release_artifacts
 from controller.registry.core.types import Conversion, ConversionState, Release
 from shared import manifest
 from shared.clock import mint_id
-from shared.conversion import ConversionResult
+from shared.conversion import ConversionResult, FailureKind
 from shared.errors import ConflictError, InvalidInputError, NotFoundError, PermanentError
 from shared.ids import ReleaseId
 from shared.wire import TargetRef
@@ -57,15 +58,15 @@ class Releases:
             ConflictError: the conversion has not succeeded.
         """
         async with self._making:
-            conversion, choice = await self._choose(conversion_id)
+            conversion, result = await self._converted(conversion_id)
             async with self._database.unit_of_work(actor=actor) as uow:
                 begun = await store.release_of_conversion(uow.session, conversion_id)
                 # One conversion, one release: a repeated request is answered with what the first one made.
                 if begun is not None and begun.manifest is not None:
                     return begun, False
                 if begun is None:
-                    begun = await self._begin(uow, conversion, choice)
-            return await self._publish(begun, conversion, choice), True
+                    begun = await self._begin(uow, conversion, await _chosen(uow, conversion, result))
+            return await self._publish(begun, conversion, result), True
 
     async def recover(self) -> None:
         """Finish the releases whose making was cut short."""
@@ -74,8 +75,8 @@ class Releases:
         for release in cut_short:
             try:
                 async with self._making:
-                    conversion, choice = await self._choose(release.conversion_id)
-                    await self._publish(release, conversion, choice)
+                    conversion, result = await self._converted(release.conversion_id)
+                    await self._publish(release, conversion, result)
             except PermanentError as error:
                 # Asking for the release again tells its maker the same; the others need not wait for that.
                 log.warning("release_not_finished", release_id=release.release_id, detail=str(error))
@@ -142,21 +143,21 @@ class Releases:
             for profile in artifact.profiles
         }
 
-    async def _choose(self, conversion_id: str) -> tuple[Conversion, Choice]:
+    async def _converted(self, conversion_id: str) -> tuple[Conversion, ConversionResult]:
         async with self._database.unit_of_work(read_only=True) as uow:
             try:
                 conversion = await store.conversion(uow.session, conversion_id)
             except NotFoundError as exc:
                 raise InvalidInputError(field="conversion_id", problem="no such conversion") from exc
-        if conversion.state is not ConversionState.SUCCEEDED or conversion.result_sha256 is None:
+        # One that failed for its latency on the converter may pass by what a device measured.
+        judged_again = conversion.failure is FailureKind.NOTHING_PASSED and any(
+            not artifact.refused for artifact in conversion.artifacts
+        )
+        if conversion.result_sha256 is None or not (conversion.state is ConversionState.SUCCEEDED or judged_again):
             problem = f"is {conversion.state}, only a succeeded one can be released"
             raise ConflictError(kind="conversion", name=conversion_id, problem=problem)
         result = msgspec.json.decode(await self._blobs.read(conversion.result_sha256), type=ConversionResult)
-        choice = choose(result.artifacts, conversion.order.profiles, conversion.order.objective)
-        if not choice.artifacts:
-            problem = "; ".join(f"{profile}: {why}" for profile, why in choice.unserved.items())
-            raise InvalidInputError(field="conversion_id", problem=f"no artifact for any profile ({problem})")
-        return conversion, choice
+        return conversion, result
 
     async def _begin(self, uow: UnitOfWork, conversion: Conversion, choice: Choice) -> Release:
         artifacts = release_artifacts(choice)
@@ -180,8 +181,10 @@ class Releases:
         )
         return begun
 
-    async def _publish(self, begun: Release, conversion: Conversion, choice: Choice) -> Release:
+    async def _publish(self, begun: Release, conversion: Conversion, result: ConversionResult) -> Release:
         """Assemble, keep, have signed, note: each step changes nothing when it was done before."""
+        # What was chosen when it was begun: a measurement since then must not change a release half made.
+        choice = kept_choice(begun, result.artifacts)
         async with self._database.unit_of_work(read_only=True) as uow:
             version = await store.version(uow.session, begun.model, begun.version_number)
         data = manifest.encode(assemble(begun, version=version, conversion=conversion, choice=choice))
@@ -197,6 +200,17 @@ class Releases:
         async with self._database.unit_of_work() as uow:
             await store.mark_published(uow.session, begun.release_id, target)
             return await store.release(uow.session, begun.release_id)
+
+
+async def _chosen(uow: UnitOfWork, conversion: Conversion, result: ConversionResult) -> Choice:
+    """Return who gets what by all that is known now. Raises InvalidInputError when nobody gets anything."""
+    profiles = conversion.order.profiles
+    measured = await measurement_store.of_conversion(uow.session, conversion.conversion_id)
+    choice = choose(judged(result.artifacts, profiles, measured), profiles, conversion.order.objective)
+    if not choice.artifacts:
+        problem = "; ".join(f"{profile}: {why}" for profile, why in choice.unserved.items())
+        raise InvalidInputError(field="conversion_id", problem=f"no artifact for any profile ({problem})")
+    return choice
 
 
 async def _published(uow: UnitOfWork, release_id: str) -> Release:

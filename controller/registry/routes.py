@@ -22,12 +22,14 @@ from controller.registry.bodies import (
     ReleaseView,
     VersionView,
 )
+from controller.registry.measurement_routes import endpoints as measurement_endpoints
 from shared.errors import InvalidIdError
 from shared.ids import Sha256, model_name, sha256_hex
 
 if TYPE_CHECKING:
     from controller.blobs import Blobs
     from controller.registry.conversions import Conversions
+    from controller.registry.measurements import Measurements
     from controller.registry.releases import Releases
     from controller.registry.service import Registry
 
@@ -58,6 +60,7 @@ class RegistryRoutes:
 
     registry: Registry
     conversions: Conversions
+    measurements: Measurements
     releases: Releases
     blobs: Blobs
 
@@ -130,7 +133,9 @@ class RegistryRoutes:
 
     async def show_conversion(self, call: Call) -> ConversionView:
         """Show a conversion."""
-        return ConversionView.whole(await self.conversions.conversion(call.path["conversion_id"]))
+        conversion_id = call.path["conversion_id"]
+        measured = await self.measurements.of_conversion(conversion_id)
+        return ConversionView.whole(await self.conversions.conversion(conversion_id), measured)
 
     async def cancel_conversion(self, call: Call) -> ConversionView:
         """End a conversion."""
@@ -172,6 +177,7 @@ def endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
         *_model_endpoints(routes),
         *_dataset_endpoints(routes),
         *_conversion_endpoints(routes),
+        *measurement_endpoints(routes.measurements),
         *_card_endpoints(routes),
         *_release_endpoints(routes),
     )

@@ -8,12 +8,14 @@ import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
 from controller.db.types import Json, UtcDateTime, one_of
+from controller.registry.core.measurement import MeasurementState
 from controller.registry.core.types import ArtifactSummary, Card, ConversionState, ReleaseArtifact
 from shared.conversion import AccuracyBudget, Candidate, FailureKind, Objective, RuntimeVersion, SourceFormat
 from shared.dataset import DatasetKind
-from shared.hardware import HardwareProfile
+from shared.hardware import DeviceHardware, HardwareProfile
 from shared.manifest import Scheme
 from shared.pipeline import PipelineSpec
+from shared.wire import Figures
 
 
 class ModelRow(SQLModel, table=True):
@@ -82,6 +84,25 @@ class ConversionRow(SQLModel, table=True):
     result_sha256: str | None = Field(default=None, max_length=64)
     attempts: int = 0
     created_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class MeasurementRow(SQLModel, table=True):
+    """One artifact of one conversion on one device; asked for again, the row is the same with another id."""
+
+    __tablename__ = "registry_measurement"
+
+    conversion_id: str = Field(primary_key=True, max_length=36)
+    artifact_sha256: str = Field(primary_key=True, max_length=64)
+    device_id: str = Field(primary_key=True, max_length=63)
+    measurement_id: str = Field(max_length=36, unique=True)
+    length_bytes: int = Field(sa_type=sa.BigInteger)
+    state: MeasurementState = Field(sa_type=one_of(MeasurementState), index=True)
+    hardware: DeviceHardware = Field(sa_type=Json(DeviceHardware))
+    figures: Figures | None = Field(default=None, sa_type=Json(Figures), nullable=True)
+    reason: str = Field(default="", sa_type=sa.Text)
+    ordered_at: datetime = Field(sa_type=UtcDateTime)
+    sent_at: datetime | None = Field(default=None, sa_type=UtcDateTime, nullable=True)
+    ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime, nullable=True)
 
 
 class ReleaseRow(SQLModel, table=True):

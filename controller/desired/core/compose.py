@@ -10,10 +10,11 @@ import msgspec
 from shared.wire import DesiredBody, DesiredModel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from controller.facts import SetRelease
     from shared.ids import ModelName
+    from shared.wire import WantedMeasurement
 
 Wishes = dict["ModelName", "Wish"]
 """By model: all that is wished of one device."""
@@ -45,12 +46,19 @@ def apply(wishes: Mapping[ModelName, Wish], intents: Iterable[SetRelease]) -> Wi
     return after
 
 
-def compose(wishes: Mapping[ModelName, Wish]) -> DesiredBody:
-    """Return the body: models by name and overrides by digest, so that equal wishes have equal digests."""
+def compose(wishes: Mapping[ModelName, Wish], measurements: Sequence[WantedMeasurement] = ()) -> DesiredBody:
+    """Return the body: models by name, overrides by digest, measurements by age: equal wishes have equal digests.
+
+    Without measurements the field is not there at all: agents that do not know it must come to the same digest.
+    """
     # The digest decides whether the generation moves, so that the order may not depend on who wished first.
     ordered = [wishes[model] for model in sorted(wishes)]
     overrides = {wish.entry.artifact.sha256 for wish in ordered if wish.override_blacklist}
-    return DesiredBody(models=tuple(wish.entry for wish in ordered), blacklist_overrides=tuple(sorted(overrides)))
+    return DesiredBody(
+        models=tuple(wish.entry for wish in ordered),
+        blacklist_overrides=tuple(sorted(overrides)),
+        measurements=tuple(sorted(measurements, key=lambda one: one.measurement_id)) or msgspec.UNSET,
+    )
 
 
 def too_large(body: DesiredBody) -> str:

@@ -94,6 +94,14 @@ def choose(
     return Choice(artifacts=tuple(chosen.values()), unserved=unserved)
 
 
+def kept_choice(release: Release, artifacts: Sequence[ConvertedArtifact]) -> Choice:
+    """Return the choice that a release was begun with."""
+    by_digest = {artifact.sha256: artifact for artifact in artifacts}
+    return Choice(
+        artifacts=tuple((by_digest[chosen.sha256], chosen.profiles) for chosen in release.artifacts), unserved={}
+    )
+
+
 def fitting_artifact(release: Release, device: DeviceHardware) -> tuple[ReleaseArtifact, HardwareProfile] | str:
     """Return the artifact for a device and the profile that it belongs to, or why there is none."""
     by_profile = {

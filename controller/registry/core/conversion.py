@@ -48,6 +48,8 @@ def summary(artifact: ConvertedArtifact) -> ArtifactSummary:
         accuracy=artifact.accuracy,
         recipe=artifact.recipe,
         latency_ms=artifact.latency_ms,
+        latency_p95_ms=artifact.report.latency_p95_ms,
+        peak_memory_bytes=artifact.report.peak_memory_bytes,
         drop=artifact.report.drop,
         snr_db=artifact.report.snr_db,
         runtimes=artifact.report.runtimes,

@@ -80,6 +80,9 @@ class ArtifactSummary(msgspec.Struct, frozen=True, kw_only=True):
     accuracy: Accuracy
     recipe: Recipe | None = None
     latency_ms: float = 0.0
+    latency_p95_ms: float = 0.0
+    """On the converter, as the next; what devices measured is kept apart."""
+    peak_memory_bytes: int = 0
     drop: PairedDrop | None = None
     snr_db: float | None = None
     runtimes: tuple[RuntimeCheck, ...] = ()

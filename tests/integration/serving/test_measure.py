@@ -105,7 +105,8 @@ async def test_cancelled_measurement_leaves_no_child(tmp_path: Path) -> None:
 def test_inputs_are_the_same_each_time_and_no_mere_zeros() -> None:
     interpreter = LiteRtInterpreter(GOOD, threads=1)
     (first,), (again,) = sample_inputs(interpreter), sample_inputs(interpreter)
-    assert (first.shape, first.dtype) == ((1, 10), np.float32)
+    assert first.shape == (1, 10)
+    assert first.dtype == np.float32
     assert np.array_equal(first, again)
     assert (first > 0).all()
 

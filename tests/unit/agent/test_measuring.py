@@ -69,6 +69,10 @@ def found(bench: Bench, name: str) -> Measurement:
     return one
 
 
+def phase(bench: Bench) -> Phase:
+    return bench.model.phase
+
+
 def told(bench: Bench) -> dict[str, MeasurementReport]:
     listed = bench.report.measurements
     return {} if listed is msgspec.UNSET else {str(one.measurement_id): one for one in listed}
@@ -119,18 +123,18 @@ def test_rollout_that_comes_pauses_what_runs_and_it_begins_anew_after(bench: Ben
     list_(bench, "m1")
     (paused,) = only(list_(bench, "m1", models=(release("v2"),)), PauseMeasurement)
     assert paused.measurement_id == "m1"
-    assert bench.model.phase is Phase.DOWNLOADING
+    assert phase(bench) is Phase.DOWNLOADING
     for _ in range(3):
         assert only(bench.wait(1), MeasureArtifact) == ()
     bench.stage("v2")
     bench.applied()
-    assert bench.model.phase is Phase.SHADOW
+    assert phase(bench) is Phase.SHADOW
     assert only(bench.wait(1), MeasureArtifact) == ()
     bench.measured("v2")
     bench.applied()
     bench.wait(11)
     bench.measured("v2")
-    assert bench.model.phase is Phase.IDLE
+    assert phase(bench) is Phase.IDLE
     assert len(only(tuple(bench.log), MeasureArtifact)) == 2
     assert (found(bench, "m1").running, found(bench, "m1").interruptions) == (True, 0)
 

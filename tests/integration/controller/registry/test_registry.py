@@ -15,13 +15,13 @@ import pytest
 import pytest_asyncio
 
 from controller.blobs import Blobs
-from shared.conversion_process import ConvertLimits
 from controller.convert import Converter, ConvertFolders
-from controller.facts import ArtifactChoice, Misfit, PublishedFile
+from controller.facts import ArtifactChoice, DeviceFacts, Misfit, PublishedFile
 from controller.http.blob_routes import endpoints as blob_endpoints
 from controller.registry import store
 from controller.registry.conversions import Conversions
 from controller.registry.core.types import ConversionState
+from controller.registry.measurements import Measurements
 from controller.registry.releases import Releases
 from controller.registry.routes import RegistryRoutes
 from controller.registry.routes import endpoints as registry_endpoints
@@ -29,9 +29,10 @@ from controller.registry.service import Registry
 from shared import dataset, manifest
 from shared.clock import SystemClock
 from shared.conversion import RuntimeVersion
+from shared.conversion_process import ConvertLimits
 from shared.errors import UnreachableError
 from shared.hardware import DeviceHardware, Runtime
-from shared.ids import ReleaseId, Sha256
+from shared.ids import DeviceId, ReleaseId, Sha256
 from tests.support import fake_converter
 from tests.support.api import served_api
 from tests.support.datasets import opaque, spec_of
@@ -88,6 +89,16 @@ class ListedRuntimes:
 
     async def runtimes(self, _uow: UnitOfWork) -> tuple[RuntimeVersion, ...]:
         return self.present
+
+
+class NoDevices:
+    """A fleet of none."""
+
+    async def facts(self, _uow: UnitOfWork, _ids: Sequence[DeviceId]) -> dict[DeviceId, DeviceFacts]:
+        return {}
+
+    async def set_measurements(self, *_: object) -> None:
+        raise AssertionError("nobody is asked")
 
 
 @dataclass(kw_only=True)
@@ -177,7 +188,11 @@ async def world(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     conversions = Conversions(database=database, blobs=blobs, worker=converter, runtimes=fleet, clock=clock)
     releases = Releases(database=database, blobs=blobs, publisher=publisher, use=use, clock=clock)
     registry = Registry(database=database, blobs=blobs, clock=clock)
-    routes = RegistryRoutes(registry=registry, conversions=conversions, releases=releases, blobs=blobs)
+    nobody = NoDevices()
+    measurements = Measurements(database=database, devices=nobody, desires=nobody, publisher=publisher, clock=clock)
+    routes = RegistryRoutes(
+        registry=registry, conversions=conversions, measurements=measurements, releases=releases, blobs=blobs
+    )
     async with served_api([*blob_endpoints(blobs), *registry_endpoints(routes)]) as api:
         yield World(
             database=database,
