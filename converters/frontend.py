@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     Tensor = NDArray[Any]
 
-STEPS = ("open source", "convert", "check float model")
-"""What a worker tells of as progress, in this order."""
 MAX_DIFFERENCE = 1e-5
 """Largest difference of any answer of the float model from its source's, as a share of the larger of 1 and the largest
 answer, and never more than a hundredth of the latter. Measured: 4e-7 to 7e-6. A model whose own answers move by more
@@ -44,6 +42,7 @@ class FrontendProgress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"
     """Where the work stands."""
 
     step: str
+    """`open source`, `convert`, `check float model`, in this order."""
 
 
 class FloatModel(msgspec.Struct, frozen=True, kw_only=True, tag="float_model"):

@@ -233,15 +233,19 @@ def _peak_activation_bytes(graph: _Graph) -> int:
     for step, operator in enumerate(graph.operators):
         last_read |= {index: max(step, last_read.get(index, 0)) for index in operator.inputs}
     alive = {index: _activation_bytes(graph.tensors[index]) for index in graph.inputs}
-    peak = sum(alive.values())
+    # Counted along: adding up anew at each operator takes for ever where a hostile file has them by the 100,000.
+    now = peak = sum(alive.values())
     for step, operator in enumerate(graph.operators):
         # Weights in another form are no activations: runtimes unpack them once, or not at all.
-        made = (index for index in operator.outputs if index not in graph.unpacked)
-        alive |= {index: _activation_bytes(graph.tensors[index]) for index in made}
-        peak = max(peak, sum(alive.values()))
+        for index in operator.outputs:
+            if index not in graph.unpacked:
+                now -= alive.get(index, 0)
+                alive[index] = _activation_bytes(graph.tensors[index])
+                now += alive[index]
+        peak = max(peak, now)
         for index in (*operator.inputs, *operator.outputs):
             if last_read.get(index, -1) <= step:
-                alive.pop(index, None)
+                now -= alive.pop(index, 0)
     return peak
 
 

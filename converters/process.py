@@ -81,7 +81,12 @@ class Worker:
             )
         except OSError as exc:
             raise ConversionFailedError(FailureKind.CRASHED, f"the worker did not start: {exc}") from exc
-        return self._ask(request, FloatModel)
+        made = self._ask(request, FloatModel)
+        path = Path(made.model_path)
+        # A framework that was talked into running code could name any file of this machine.
+        if path.is_symlink() or not path.is_file() or path.resolve().parent != Path(request.scratch_path).resolve():
+            raise ConversionFailedError(FailureKind.CRASHED, "the worker left no model in its folder")
+        return made
 
     def answer(self, inputs_path: Path, answers_path: Path) -> Answers:
         """Have the source framework answer `inputs_path` into `answers_path`; see AnswerRequest.

@@ -189,9 +189,9 @@ class _Operator:
         kind = table.number(schema.OPERATOR_OPTIONS_KIND, "B")
         require(kind == operators.OPTIONS_KIND.get(code, kind), f"{name} has options of kind {kind}")
         if code == operators.COMPOSITE:
-            options, fields = table.table(schema.OPERATOR_OPTIONS_2), range(1, 2)
+            options, fields = table.table(schema.OPERATOR_OPTIONS_2), (schema.COMPOSITE_GRAPH,)
         elif code in operators.CALLED_GRAPHS:
-            options, fields = table.table(schema.OPERATOR_OPTIONS), range(operators.CALLED_GRAPHS[code])
+            options, fields = table.table(schema.OPERATOR_OPTIONS), (*range(operators.CALLED_GRAPHS[code]),)
         else:
             return set()
         if options is None:

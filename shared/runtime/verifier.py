@@ -124,7 +124,7 @@ def _check_signature(table: Table, graphs: list[Table]) -> None:
         ("inputs", schema.SIGNATURE_INPUTS, schema.GRAPH_INPUTS),
         ("outputs", schema.SIGNATURE_OUTPUTS, schema.GRAPH_OUTPUTS),
     ):
-        known = graphs[index].integers(theirs)
+        known = frozenset(graphs[index].integers(theirs))
         for entry in table.tables(ours):
             entry.text(schema.MAP_NAME)
             tensor = entry.number(schema.MAP_TENSOR, "I")

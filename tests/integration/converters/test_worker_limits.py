@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from converters.environments import Environment, Located
 from converters.failures import ConversionFailedError
-from converters.frontend import FrontendRequest
+from converters.frontend import FloatModel, FrontendRequest
 from converters.guard import Limits
 from converters.guarded import Guarded
 from converters.process import Worker
@@ -215,6 +216,26 @@ def test_guarded_command_that_ends_well_is_reported_with_its_code(tmp_path: Path
     assert guarded.stdout.read() == b""
     report = guarded.end()
     assert (report.breach, report.code) == (None, 7)
+
+
+def test_worker_that_names_a_file_that_is_not_its_own_is_not_believed(tmp_path: Path) -> None:
+    told = FloatModel(
+        model_path="/etc/hostname",
+        inputs=(),
+        outputs=(),
+        parameters=0,
+        operators_before={},
+        operators_after={},
+        worker="forged",
+        seconds=0.0,
+        peak_memory_bytes=0,
+    )
+    for path in ("/etc/hostname", str(tmp_path / "float.tflite")):
+        (tmp_path / "float.tflite").unlink(missing_ok=True)
+        (tmp_path / "float.tflite").symlink_to("/etc/hostname")
+        line = msgspec.json.encode(msgspec.structs.replace(told, model_path=path)).decode()
+        failure = failure_of(f"print({line!r}, flush=True)", tmp_path, ROOMY)
+        assert "left no model in its folder" in str(failure)
 
 
 def test_worker_asked_before_it_has_loaded_or_after_it_ended_says_so(tmp_path: Path) -> None:
