@@ -149,8 +149,8 @@ def _variables(temporary: Path, links: Path, threads: int) -> dict[str, str]:
         **kept,
         **_VARIABLES,
         **{name: str(folder) for name, folder in folders.items()},
-        # Threads that wait for each other by turning in circles burn what other workers need: on busy cores PyTorch took
-        # 0.38 s of processor time for an answer, and 0.04 s so.
+        # Threads that wait for each other by turning in circles burn what other workers need: on busy cores PyTorch
+        # took 0.38 s of processor time for an answer, and 0.04 s so.
         "OMP_WAIT_POLICY": "passive",
         "OMP_NUM_THREADS": str(threads),
     }
