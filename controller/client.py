@@ -24,6 +24,7 @@ from controller.views import (
     DecisionView,
     DeviceView,
     InviteView,
+    Measured,
     ModelView,
     Page,
     PlanView,
@@ -203,6 +204,14 @@ class Client:
     async def conversions(self) -> list[ConversionView]:
         """List the conversions, newest first."""
         return await self.listed("/conversions", ConversionView)
+
+    async def measure(self, conversion_id: str, device: str) -> Measured:
+        """Have a device time the artifacts of a conversion."""
+        return await self.post(f"/conversions/{conversion_id}/measurements", {"device_id": device}, Measured)
+
+    async def measurements(self, conversion_id: str) -> Measured:
+        """Read what devices measured of a conversion."""
+        return await self.get(f"/conversions/{conversion_id}/measurements", Measured)
 
     async def releases(self) -> list[ReleaseView]:
         """List the releases, newest first."""

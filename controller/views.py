@@ -101,6 +101,47 @@ class CandidateView(msgspec.Struct, frozen=True):
     outcome: str = ""
 
 
+class FiguresView(msgspec.Struct, frozen=True):
+    """What one invocation takes on a device: processor time, and elapsed time beside whatever else ran there."""
+
+    runs: int
+    cpu_p50_ms: float
+    cpu_p95_ms: float
+    wall_p50_ms: float
+    wall_p95_ms: float
+    peak_memory_bytes: int
+
+
+class MeasurementView(msgspec.Struct, frozen=True):
+    """One artifact, timed on one device."""
+
+    sha256: str
+    device_id: str
+    state: str
+    reason: str = ""
+    figures: FiguresView | None = None
+    runtime: str = ""
+    runtime_version: str = ""
+    ordered_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """All that was measured of a conversion."""
+
+    items: list[MeasurementView]
+
+
+class BudgetView(msgspec.Struct, frozen=True):
+    """Whether an artifact keeps a profile's budget for latency, and who says so."""
+
+    profile_id: str
+    max_latency_ms: float
+    latency_p95_ms: float
+    measured_on: str
+    kept: bool
+
+
 class ArtifactView(msgspec.Struct, frozen=True):
     """One converted file."""
 
@@ -110,6 +151,9 @@ class ArtifactView(msgspec.Struct, frozen=True):
     accuracy: AccuracyView = AccuracyView()
     recipe: RecipeView | None = None
     latency_ms: float = 0.0
+    latency_p95_ms: float = 0.0
+    measurements: list[MeasurementView] = []
+    budgets: list[BudgetView] = []
     drop: DropView | None = None
     snr_db: float | None = None
     refused: str = ""

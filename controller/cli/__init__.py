@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from controller.cli import converters, dataset, device, model, release, rollout
+from controller.cli import conversion, converters, dataset, device, model, release, rollout
 from controller.cli.convert import convert
 from controller.cli.demo import demo
 from controller.cli.inspect import inspect
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.command()(convert)
 app.command()(inspect)
+app.add_typer(conversion.app, name="conversion")
 app.add_typer(converters.app, name="converters")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(model.app, name="model")

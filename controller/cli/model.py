@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.text import Text
 
 from controller.cli import conversion_options as options
-from controller.cli.convert_screen import ProgressScreen, recipe_text, show_candidates
+from controller.cli.conversion_screen import show_artifacts
+from controller.cli.convert_screen import ProgressScreen, show_candidates
 from controller.cli.naming import the_one
-from controller.cli.output import ERR, Format, FormatOption, fail, percent, say, short, show_json, show_table, size
+from controller.cli.output import ERR, Format, FormatOption, fail, say, short, show_json, show_table, size
 from controller.cli.session import EXIT_FAILED, EXIT_TIMEOUT, EXIT_USAGE, session
 from controller.cli.transfer import push_dataset, transfer_bar, upload
 from controller.views import ConversionView, ReleaseView, VersionView
@@ -25,10 +25,7 @@ from shared.errors import NotFoundError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rich.console import Console
-
     from controller.client import Client
-    from controller.views import ArtifactView
     from shared.conversion import SourceFormat
 
 app = typer.Typer(help="Trained models: push one, list them, look at one.", no_args_is_help=True)
@@ -88,7 +85,7 @@ def push(
         show_json(released)
         return
     say(f"released {released.name}  ({released.release_id})\n")
-    _show_artifacts(released.artifacts)
+    show_artifacts(released.artifacts)
     say(f"\nnext: litefleet rollout start {released.name} --cohort all --wave 1 --wave 25% --wave 100% --dry-run")
 
 
@@ -109,7 +106,7 @@ async def _release(api: Client, order: Mapping[str, object], timeout_s: float) -
         if done.candidates:
             show_candidates(done.candidates, to=ERR)
         elif done.artifacts:
-            _show_artifacts(done.artifacts, to=ERR)
+            show_artifacts(done.artifacts, to=ERR)
         fail(f"conversion {done.state}: {done.message or done.failure}", reason=done.failure or "", code=EXIT_FAILED)
     return await api.post("/releases", {"conversion_id": done.conversion_id}, ReleaseView)
 
@@ -130,25 +127,6 @@ async def _converted(api: Client, conversion: ConversionView, timeout_s: float) 
             reason="timeout",
             code=EXIT_TIMEOUT,
         )
-
-
-def _show_artifacts(artifacts: list[ArtifactView], *, to: Console | None = None) -> None:
-    show_table(
-        ("RECIPE", "SIZE", "ACCURACY", "SOURCE", "LOSS ≤", ""),
-        (
-            (
-                recipe_text(a.recipe) if a.recipe else a.scheme,
-                size(a.length_bytes),
-                percent(a.accuracy.artifact),
-                percent(a.accuracy.source),
-                f"{100 * a.drop.bound:.2f} pt" if a.drop else "",
-                Text(f"refused: {a.refused}", style="red") if a.refused else " ".join(a.profiles),
-            )
-            for a in artifacts
-        ),
-        empty="no artifact",
-        to=to,
-    )
 
 
 @app.command("ls")
@@ -196,7 +174,7 @@ def show(
             bounds = {made.sha256: made.drop.bound for made in conversion.artifacts if made.drop is not None}
             show_candidates(conversion.candidates, bounds)
         elif conversion.artifacts:
-            _show_artifacts(conversion.artifacts)
+            show_artifacts(conversion.artifacts)
 
 
 @app.command()
