@@ -83,6 +83,13 @@ def test_network_trained_on_digits_answers_as_in_jax(
     assert made.parameters > 1000
 
 
+def test_same_export_in_two_processes_gives_the_same_bytes(models: Path) -> None:
+    cases = ["convolutional_one/1", "convolutional_any/any", "attentive_any/1", "several/any"]
+    made = [run_maker(Environment.JAX, "digests", "jax", str(models), *cases) for _ in range(2)]
+    assert made[0] == made[1]
+    assert [*json.loads(made[0])] == cases
+
+
 def test_dictionary_of_inputs_keeps_its_order_and_loses_what_is_unused(models: Path, tmp_path: Path) -> None:
     left, right = (np.full((3, 6), value, np.float32) for value in (1.0, 10.0))
     inputs = {"input_0": left, "input_1": right, "input_2": left}

@@ -83,6 +83,15 @@ def test_forest_by_look_up_is_a_fraction_of_the_same_by_products(found: dict[str
     assert found["digits_forest_1"]["size_bytes"] < found["digits_forest_any"]["size_bytes"] / 5
 
 
+@pytest.mark.usefixtures("found")
+def test_same_pipeline_in_two_processes_gives_the_same_bytes(folder: Path) -> None:
+    names = [*(f"iris_{name}" for name in OF_CLASSES), *(f"diabetes_{name}" for name in OF_NUMBERS)]
+    cases = [f"{name}.skops/{batch}" for name in names for batch in BOTH]
+    made = [run_maker(Environment.JAX, "digests", "sklearn", str(folder), *cases) for _ in range(2)]
+    assert made[0] == made[1]
+    assert [*json.loads(made[0])] == cases
+
+
 @pytest.mark.parametrize(("name", "labels"), [("digits_forest", "0 1 2 3 4 5 6 7 8 9"), ("cancer_svm_rbf", "0 1")])
 @pytest.mark.usefixtures("found")
 def test_pipeline_through_the_worker_offers_its_labels(folder: Path, tmp_path: Path, name: str, labels: str) -> None:

@@ -65,19 +65,24 @@ def trained(network: Network, x: Array, y: Array) -> dict[str, Array]:
     def loss(weights: dict[str, Array], x: Array, y: Array) -> Array:
         return -jnp.log(network(weights, x)[jnp.arange(len(y)), y] + 1e-7).mean()
 
-    slope = jax.jit(jax.grad(loss))
-    first = {name: jnp.zeros_like(value) for name, value in weights.items()}
-    second = dict(first)
-    for step in range(1, 301):
-        chosen = random.integers(0, len(x), 64)
-        gradient = slope(weights, x[chosen], y[chosen])
+    def updated(state: tuple[dict[str, Array], ...], step: Array, x: Array, y: Array) -> tuple[dict[str, Array], ...]:
+        weights, first, second = state
+        gradient = jax.grad(loss)(weights, x, y)
         first = {name: 0.9 * first[name] + 0.1 * gradient[name] for name in weights}
         second = {name: 0.99 * second[name] + 0.01 * gradient[name] ** 2 for name in weights}
         weights = {
             name: value - 0.01 * first[name] / (1 - 0.9**step) / (jnp.sqrt(second[name] / (1 - 0.99**step)) + 1e-8)
             for name, value in weights.items()
         }
-    return weights
+        return weights, first, second
+
+    compiled = jax.jit(updated)
+    zeros = {name: jnp.zeros_like(value) for name, value in weights.items()}
+    state = (weights, zeros, zeros)
+    for step in range(1, 301):
+        chosen = random.integers(0, len(x), 64)
+        state = compiled(state, jnp.float32(step), x[chosen], y[chosen])
+    return state[0]
 
 
 def write(path: Path, function: Callable[..., Array], *shapes: tuple[Any, ...]) -> None:
