@@ -33,8 +33,8 @@ MAX_BODY_BYTES: Final = 32 * 1024 * 1024
 UNVERIFIED_HEADER: Final = "Litefleet-Unverified"
 
 _BODY_DEADLINE_S = 30.0
-_JSON = "application/json"
-_PROBLEM = "application/problem+json"
+JSON: Final = "application/json"
+PROBLEM: Final = "application/problem+json"
 
 
 def create_app(routes: Iterable[web.RouteDef], traffic: Traffic, *, unverified: str = "") -> web.Application:
@@ -97,17 +97,24 @@ def _status(error: LitefleetError) -> HTTPStatus:
             return HTTPStatus.BAD_REQUEST
 
 
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Why there is no answer."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    """A sentence for people."""
+    reason: str
+    """A word for programs."""
+    error: str
+    """The detail again, where clients of the Open Inference Protocol and of TensorFlow Serving look."""
+
+
 def problem(status: HTTPStatus, reason: str, detail: str, *, headers: dict[str, str] | None = None) -> web.Response:
     """Return a problem; `reason` is a word for programs, `detail` a sentence for people."""
-    body = {
-        "type": "about:blank",
-        "title": status.phrase,
-        "status": int(status),
-        "detail": detail,
-        "reason": reason,
-        "error": detail,
-    }
-    return web.Response(status=status, body=msgspec.json.encode(body), content_type=_PROBLEM, headers=headers)
+    body = Problem(title=status.phrase, status=int(status), detail=detail, reason=reason, error=detail)
+    return web.Response(status=status, body=msgspec.json.encode(body), content_type=PROBLEM, headers=headers)
 
 
 def _retry_after(error: LitefleetError) -> dict[str, str]:
@@ -120,7 +127,7 @@ def _allowed(error: web.HTTPException) -> dict[str, str]:
 
 def json_answer(value: object) -> web.Response:
     """Return an answer in JSON."""
-    return web.Response(body=msgspec.json.encode(value), content_type=_JSON)
+    return web.Response(body=msgspec.json.encode(value), content_type=JSON)
 
 
 async def read_body(request: web.Request) -> bytes:

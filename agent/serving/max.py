@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -67,13 +67,13 @@ class LabelPrediction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Predictions(msgspec.Struct, frozen=True, kw_only=True):
-    """Of an image: classes, the best first. Of `input`: the outputs, item by item."""
+    """Of an image: `LabelPrediction`s, the best first. Of `input`: the outputs, item by item."""
 
     status: str
-    predictions: list[LabelPrediction] | list[object]
+    predictions: list[object]
 
 
-class PredictBody(msgspec.Struct, kw_only=True):
+class FileBody(msgspec.Struct, kw_only=True):
     """JSON in place of a form: an encoded image as base64, or a batch of numbers."""
 
     image: str | msgspec.UnsetType = msgspec.UNSET
@@ -128,7 +128,7 @@ class _Protocol:
         else:
             parsed = _from_json(data, instance)
         reply = await self._engine.answer(Ask(model=route.model, version=None, request=parsed, received_s=received_s))
-        said: list[Any] = _classes(reply) if isinstance(parsed, ClassifyRequest) else _items(reply)
+        said = _classes(reply) if isinstance(parsed, ClassifyRequest) else _items(reply)
         return await send(self._engine, request, reply, json_answer(Predictions(status="ok", predictions=said)))
 
     def _route(self, request: web.Request) -> LiveRoute:
@@ -145,7 +145,7 @@ class _Protocol:
 
 def _from_json(data: bytes, instance: Instance) -> Request:
     try:
-        body = msgspec.json.decode(data, type=PredictBody)
+        body = msgspec.json.decode(data, type=FileBody)
     except MALFORMED as exc:
         remedy = "send a form with the file `image`, or JSON with `image` (base64) or `input` (a batch)"
         raise InvalidInputError(field="body", problem=str(exc), remedy=remedy) from exc
@@ -164,7 +164,7 @@ def _from_json(data: bytes, instance: Instance) -> Request:
     return InferRequest(inputs=(tensors.from_values(first.name, batch, first.dtype, field="input"),))
 
 
-def _classes(reply: Reply) -> list[LabelPrediction]:
+def _classes(reply: Reply) -> list[object]:
     names = reply.instance.labels
     if reply.outcome.labels:
         return [

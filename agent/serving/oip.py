@@ -17,7 +17,7 @@ from agent.serving import standing, tensors
 from agent.serving.api import json_answer, problem, read_body, send
 from agent.serving.binary_tensors import LENGTH_HEADER
 from agent.serving.exchange import Ask
-from agent.serving.oip_messages import IndexBody, Live, ModelReady, Ready
+from agent.serving.oip_messages import Done, IndexBody, Live, ModelReady, Ready
 from agent.serving.requests import ClassifyRequest
 from shared.decoding import MALFORMED
 from shared.errors import InvalidInputError
@@ -102,11 +102,11 @@ class _Protocol:
 
     async def _load(self, request: web.Request) -> web.Response:
         await self._loading.load(ModelName(request.match_info["model"]))
-        return json_answer({})
+        return json_answer(Done())
 
     async def _unload(self, request: web.Request) -> web.Response:
         await self._loading.unload(ModelName(request.match_info["model"]))
-        return json_answer({})
+        return json_answer(Done())
 
     async def _infer(self, request: web.Request) -> web.StreamResponse:
         self._route(request)  # an unknown model is told before its tensors are judged

@@ -9,6 +9,43 @@ from __future__ import annotations
 import msgspec
 
 
+class InferOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """One tensor of an answer; `data` is flat, and absent where bytes follow the JSON."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: list[bool | float | str | None] | msgspec.UnsetType = msgspec.UNSET
+    parameters: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
+
+
+class InferAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to an inference request, and who gave it."""
+
+    model_name: str
+    model_version: str
+    id: str
+    parameters: dict[str, str]
+    outputs: tuple[InferOutput, ...]
+
+
+class LabelledScore(msgspec.Struct, frozen=True, kw_only=True):
+    """One class that the image may be of."""
+
+    label: str
+    score: float
+
+
+class ClassifyAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Labels of an image, the best first; `scores` where the pipeline names none."""
+
+    model_name: str
+    model_version: str
+    release_id: str
+    labels: tuple[LabelledScore, ...]
+    scores: list[float] | msgspec.UnsetType = msgspec.UNSET
+
+
 class Live(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the server runs at all."""
 
@@ -26,6 +63,10 @@ class ModelReady(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     ready: bool
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """It is done, and there is nothing to say of it."""
 
 
 class ServerMetadata(msgspec.Struct, frozen=True, kw_only=True):

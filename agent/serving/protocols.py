@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agent.serving import description, oip, tfserving
 from agent.serving import max as max_api
-from agent.serving import oip, tfserving
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -20,4 +20,5 @@ def routes(engine: Engine, *, unverified: str = "", loading: Loading | None = No
         *oip.routes(engine, unverified=unverified, loading=loading),
         *tfserving.routes(engine),
         *max_api.routes(engine),
+        *description.routes(engine),
     ]

@@ -43,6 +43,11 @@ class Served:
         async with self._session.get(f"{self.url}{path}") as reply:
             return reply.status, await reply.json(content_type=None)
 
+    async def get_raw(self, path: str) -> tuple[int, bytes, dict[str, str]]:
+        """Ask for a page; returns status, bytes and headers."""
+        async with self._session.get(f"{self.url}{path}") as reply:
+            return reply.status, await reply.read(), dict(reply.headers)
+
     async def post(
         self, path: str, data: bytes | io.BytesIO, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, Any], dict[str, str]]:

@@ -1,0 +1,136 @@
+"""The inference API told from its table: OpenAPI 3.1 at `/openapi.json`, and a page without scripts at `/`."""
+
+from __future__ import annotations
+
+import html
+import itertools
+import re
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import msgspec
+from aiohttp import web
+
+from agent.serving.api import JSON, PROBLEM, Problem, json_answer
+from agent.serving.multipart import FORM
+from agent.serving.operations import BINARY, HTML, OPERATIONS, Operation
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from agent.serving.engine import Engine
+
+Json = dict[str, object]
+
+_TITLE = "litefleet inference"
+_PLACES = {"model": "A model's name", "version": "A version's number", "label": "stable or canary"}
+_FILE: Json = {"type": "object", "properties": {"image": {"type": "string"}}, "required": ["image"]}
+_STYLE = "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}td{padding:.1em 1em .1em 0}"
+
+
+def routes(engine: Engine) -> list[web.RouteDef]:
+    """Return the two endpoints; what they tell names the models that `engine` routes at that moment."""
+
+    async def openapi(_request: web.Request) -> web.Response:
+        return json_answer(document(sorted(engine.routes)))
+
+    async def index(_request: web.Request) -> web.Response:
+        return web.Response(text=page(sorted(engine.routes)), content_type=HTML)
+
+    return [web.get("/openapi.json", openapi), web.get("/", index)]
+
+
+def document(models: Collection[str]) -> Json:
+    """Return the API as OpenAPI 3.1; `models` stand as examples where a path names one."""
+    types = {each.answer: None for each in OPERATIONS} | {each.body: None for each in OPERATIONS if each.body}
+    kinds = [Problem, *types]
+    schemas, components = msgspec.json.schema_components(
+        kinds, ref_template="#/components/schemas/{name}", schema_hook=_anything
+    )
+    by_type: dict[object, Json] = dict(zip(kinds, schemas, strict=True))
+    paths: dict[str, Json] = {}
+    for each in OPERATIONS:
+        paths.setdefault(each.path, {})[each.method] = _operation(each, by_type, models)
+    described: Json = {
+        "openapi": "3.1.0",
+        "info": {"title": _TITLE, "version": metadata.version("litefleet")},
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+    # Tuples are arrays to a validator only when they are lists.
+    whole: Json = msgspec.to_builtins(described)
+    return whole
+
+
+def page(models: Collection[str]) -> str:
+    """Return the API as a page for people."""
+    served = "".join(f"<li><a href='/v2/models/{html.escape(name)}'>{html.escape(name)}</a></li>" for name in models)
+    parts = [
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{_TITLE}</title><style>{_STYLE}</style>",
+        f"<h1>{_TITLE}</h1><p>For programs: <a href='/openapi.json'>openapi.json</a></p>",
+        f"<h2>Models</h2><ul>{served or '<li>none yet</li>'}</ul>",
+    ]
+    for tag, operations in itertools.groupby(OPERATIONS, key=lambda each: each.tag):
+        rows = "".join(
+            f"<tr><td>{each.method.upper()}<td><code>{html.escape(each.path)}</code><td>{html.escape(each.summary)}"
+            for each in operations
+        )
+        parts.append(f"<h2>{tag}</h2><table>{rows}</table>")
+    return "".join(parts)
+
+
+def _operation(each: Operation, schemas: dict[object, Json], models: Collection[str]) -> Json:
+    answer = {kind: {"schema": _schema(kind, schemas[each.answer])} for kind in each.answer_kinds}
+    refusal = {"content": {PROBLEM: {"schema": schemas[Problem]}}}
+    described: Json = {
+        "operationId": re.sub(r"\W+", "_", f"{each.method}_{each.path}").strip("_"),
+        "summary": each.summary,
+        "tags": [each.tag],
+        "responses": {
+            "200": {"description": "Answered", "content": answer},
+            **{str(int(status)): {"description": status.phrase, **refusal} for status in sorted(each.refusals)},
+        },
+    }
+    if parameters := _parameters(each, models):
+        described["parameters"] = parameters
+    if each.body or each.body_kinds:
+        content: dict[str, Json] = {kind: {"schema": _body(kind)} for kind in each.body_kinds}
+        if each.body:
+            content[JSON] = {"schema": schemas[each.body]}
+        described["requestBody"] = {"required": each.needs_body, "content": content}
+    return described
+
+
+def _anything(kind: type) -> Json:
+    if kind is not object:
+        raise NotImplementedError(kind)
+    return {"description": "any JSON"}
+
+
+def _schema(kind: str, schema: Json) -> Json:
+    return schema if kind == JSON else {"type": "string"} if kind == HTML else _bytes(kind)
+
+
+def _body(kind: str) -> Json:
+    return _FILE if kind == FORM else _bytes(kind)
+
+
+def _bytes(kind: str) -> Json:
+    return {"type": "string", "contentMediaType": kind, "description": "bytes"} if kind != BINARY else {}
+
+
+def _parameters(each: Operation, models: Collection[str]) -> list[Json]:
+    found: list[Json] = [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": _PLACES[name],
+            "schema": {"type": "string", **({"examples": list(models)} if name == "model" and models else {})},
+        }
+        for name in re.findall(r"{(\w+)}", each.path)
+    ]
+    if each.path.startswith("/model/"):
+        what = "Which model, where the device serves several"
+        found.append({"name": "model", "in": "query", "description": what, "schema": {"type": "string"}})
+    return found
