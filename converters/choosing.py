@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,7 +13,7 @@ from converters.judge import unfit
 from shared.errors import ModelFailedError, ModelLoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from converters.search import Question, Trial
     from shared.conversion import ConvertedArtifact, RuntimeVersion
@@ -50,12 +51,22 @@ class Choice:
         return said
 
 
-def choose(trials: Sequence[Trial], question: Question, fleet: Sequence[RuntimeVersion], judge: Judge) -> Choice:
-    """Let the best candidate of each class before the gate, and the next best where it fails, as far as is honest."""
+def choose(
+    trials: Sequence[Trial],
+    question: Question,
+    fleet: Sequence[RuntimeVersion],
+    judge: Judge,
+    blocked: Mapping[HardwareProfileId, str] = MappingProxyType({}),
+) -> Choice:
+    """Let the best candidate of each class before the gate, and the next best where it fails, as far as is honest.
+
+    `blocked` classes get nothing, for the reason given: no look at the gate is spent on them.
+    """
     choice = Choice()
     for profile in question.profiles:
-        _choose_for(profile, search.ranked(trials, question, profile), fleet, judge, choice)
-    _refuse_others(trials, question, fleet, choice)
+        if profile.profile_id not in blocked:
+            _choose_for(profile, search.ranked(trials, question, profile), fleet, judge, choice)
+    _refuse_others(trials, question, fleet, choice, blocked)
     return choice
 
 
@@ -81,14 +92,18 @@ def _choose_for(
 
 
 def _refuse_others(
-    trials: Sequence[Trial], question: Question, fleet: Sequence[RuntimeVersion], choice: Choice
+    trials: Sequence[Trial],
+    question: Question,
+    fleet: Sequence[RuntimeVersion],
+    choice: Choice,
+    blocked: Mapping[HardwareProfileId, str],
 ) -> None:
     """Say of each artifact why the classes that did not choose it may not have it."""
     by_digest = {trial.sha256: trial for trial in trials}
     for sha256, made in choice.artifacts.items():
         if made.refused:
             continue
-        reasons = dict(made.refused_for)
+        reasons = {**blocked, **made.refused_for}
         for profile in question.profiles:
             if choice.chosen.get(profile.profile_id) != sha256:
                 reason = search.unfit(by_digest[sha256], profile) or unfit(made, profile, fleet)

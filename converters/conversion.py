@@ -115,7 +115,7 @@ def _choose(ground: Ground, bench: Bench, trials: Sequence[Trial], tell: Tell) -
         content = ground.model if ground.is_finished else bench.content(trial.recipe)
         return court.judge(content, trial, look)
 
-    return choosing.choose(trials, _question(ground), ground.request.runtimes, judge)
+    return choosing.choose(trials, _question(ground), ground.request.runtimes, judge, ground.blocked)
 
 
 def _stopwatch(request: ConversionRequest, patience_s: float) -> OwnStopwatch:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from converters import gate, golden_cases
+from converters import gate, golden_cases, runtimes
 from shared.conversion import CheckOutcome
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def of_artifact(made: ConvertedArtifact, budget: AccuracyBudget) -> list[str]:
     said = [
         f"{made.scheme}: left to devices to try on {check.runtime} {check.version}: {check.reason}"
         for check in made.report.runtimes
-        if check.outcome is CheckOutcome.NOT_CHECKED
+        if check.outcome is CheckOutcome.NOT_CHECKED and runtimes.is_left_to_devices(check.runtime)
     ]
     if golden_cases.is_blind(made.golden):
         said.append(f"{made.scheme}: its golden check would pass a model that always answers the same")

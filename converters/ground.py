@@ -12,6 +12,7 @@ from converters import datasets, gate
 from converters.answers import classifies
 from converters.cache import Cache
 from converters.failures import ConversionFailedError, SchemeFailedError
+from converters.judge import blocked
 from converters.origin import Float, Origin, gather
 from converters.plan import Stage
 from converters.reference import Reference, refer
@@ -23,7 +24,10 @@ from shared.runtime.interpreter import LiteRtInterpreter
 from shared.runtime.pipeline import CompiledPipeline
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from converters.datasets import Dataset
+    from shared.ids import HardwareProfileId
 
 _UNJUDGED_SNR_DB = 20.0
 """Least signal-to-noise ratio where neither labels nor classes say what an answer is worth: noise of a tenth."""
@@ -57,6 +61,8 @@ class Ground:
     """Names the code and libraries that make and measure."""
     is_finished: bool
     """The source is a quantized `.tflite` already: there is nothing to search, and nothing that it could lose."""
+    blocked: Mapping[HardwareProfileId, str]
+    """Classes of hardware that can get nothing here, and why."""
 
 
 def prepare(request: ConversionRequest, scratch: Path, tell: Tell) -> Ground:
@@ -70,6 +76,9 @@ def prepare(request: ConversionRequest, scratch: Path, tell: Tell) -> Ground:
     # Everything that can be refused without the framework is refused before it starts.
     if not Path(request.source_path).is_file():
         raise InvalidInputError(field="source_path", problem="no such file")
+    barred = blocked(request)
+    if len(barred) == len(request.profiles):
+        raise InvalidInputError(field="environment", problem="; ".join(dict.fromkeys(barred.values())))
     data = datasets.open_dataset(request, scratch / "data")
     if request.source_format is not SourceFormat.TFLITE:
         _check_enough(request, data)
@@ -104,6 +113,7 @@ def prepare(request: ConversionRequest, scratch: Path, tell: Tell) -> Ground:
         kept=kept,
         program=program,
         is_finished=made.facts.quantized,
+        blocked=barred,
     )
 
 

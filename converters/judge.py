@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from converters.stopwatch import Stopwatch, Timing
     from shared.conversion import ConversionRequest, GateReport, RuntimeCheck
     from shared.hardware import HardwareProfile
+    from shared.ids import HardwareProfileId
     from shared.manifest import GoldenCheck
     from shared.pipeline import PipelineSpec
 
@@ -111,8 +112,7 @@ class Court:
         )
 
     def _check(self, content: bytes, golden: GoldenCheck, version: RuntimeVersion) -> RuntimeCheck:
-        root = Path(self.request.environments_path) if self.request.environments_path else None
-        return runtimes.check(content, golden, version, root)
+        return runtimes.check(content, golden, version, _root(self.request))
 
     def _versions(self) -> list[RuntimeVersion]:
         """Return the runtimes that the artifact must answer right on, each once."""
@@ -138,11 +138,30 @@ def versions_of(profile: HardwareProfile, fleet: Sequence[RuntimeVersion]) -> li
     return [RuntimeVersion(runtime=profile.runtime, version=usual)]
 
 
+def blocked(request: ConversionRequest) -> dict[HardwareProfileId, str]:
+    """Return the classes of hardware that can get nothing, since nothing here shows what their runtime does with it.
+
+    Their devices would be the first to try; where a runtime is known to compute garbage in silence, doubt refuses.
+    """
+    found = {}
+    for profile in request.profiles:
+        if runtimes.is_left_to_devices(profile.runtime):
+            continue
+        for version in versions_of(profile, request.runtimes):
+            reason = runtimes.obstacle(version, _root(request))
+            if reason:
+                found[profile.profile_id] = f"runtime: {version.runtime} {version.version} cannot be asked: {reason}"
+    return found
+
+
 def unfit(made: ConvertedArtifact, profile: HardwareProfile, fleet: Sequence[RuntimeVersion]) -> str:
     """Return "" or why devices of a class may not have an artifact that was judged."""
     wanted = {(version.runtime, version.version) for version in versions_of(profile, fleet)}
     for check in made.report.runtimes:
-        if (check.runtime, check.version) in wanted and check.outcome is CheckOutcome.FAILED:
+        fails = check.outcome is CheckOutcome.FAILED or (
+            check.outcome is CheckOutcome.NOT_CHECKED and not runtimes.is_left_to_devices(check.runtime)
+        )
+        if (check.runtime, check.version) in wanted and fails:
             return f"runtime: {check.runtime} {check.version}: {check.reason}"
     if profile.max_size_bytes is not None and made.length_bytes > profile.max_size_bytes:
         return f"size: {made.length_bytes:,} bytes > {profile.max_size_bytes:,}"
@@ -151,3 +170,7 @@ def unfit(made: ConvertedArtifact, profile: HardwareProfile, fleet: Sequence[Run
         where = f"on the {report.measured_on}"
         return f"latency: p95 {report.latency_p95_ms:.3g} ms > {profile.max_latency_ms:g} ms ({where})"
     return ""
+
+
+def _root(request: ConversionRequest) -> Path | None:
+    return Path(request.environments_path) if request.environments_path else None

@@ -6,6 +6,8 @@ A runtime may load a file that is too new for it and compute garbage without an 
 from __future__ import annotations
 
 import signal
+import sys
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -31,6 +33,24 @@ _ENVIRONMENTS = {Runtime.AI_EDGE_LITERT: Environment.BASE, Runtime.TFLITE_RUNTIM
 _MAX_LINE_BYTES = 2**16
 
 
+def is_left_to_devices(runtime: Runtime) -> bool:
+    """Whether an artifact may go to devices unchecked on their version, to be tried there first.
+
+    Versions of ai-edge-litert differ little. What tflite-runtime makes of a file that is too new for it is garbage.
+    """
+    return runtime is Runtime.AI_EDGE_LITERT
+
+
+def obstacle(runtime: RuntimeVersion, root: Path | None) -> str:
+    """Return "" or why nothing here can check artifacts on `runtime`, as far as that shows without one."""
+    try:
+        located = locate(_ENVIRONMENTS[runtime.runtime], root)
+    except InvalidInputError as exc:
+        return f"{exc.problem} ({exc.remedy})"
+    found = _installed_version(located, runtime.runtime)
+    return "" if not found or _is_version(found, runtime.version) else _none_has(runtime, runtime.runtime, found)
+
+
 def check(artifact: bytes, golden: GoldenCheck, runtime: RuntimeVersion, root: Path | None) -> RuntimeCheck:
     """Run the golden check in the environment that has `runtime`; `root` is where environments are installed.
 
@@ -47,10 +67,23 @@ def check(artifact: bytes, golden: GoldenCheck, runtime: RuntimeVersion, root: P
         return _outcome(
             runtime,
             CheckOutcome.NOT_CHECKED,
-            f"no environment here has {runtime.runtime} {runtime.version}, only {finding.runtime} {finding.version}: "
-            "try the release on a device of that version before it goes to all of them",
+            _none_has(runtime, finding.runtime, finding.version),
         )
     return _outcome(runtime, CheckOutcome.FAILED if finding.problem else CheckOutcome.PASSED, finding.problem)
+
+
+def _none_has(wanted: RuntimeVersion, runtime: Runtime, version: str) -> str:
+    if is_left_to_devices(wanted.runtime):
+        remedy = "try the release on a device of that version before it goes to all of them"
+    else:
+        remedy = f"update these devices to {version}, or to ai-edge-litert"
+    return f"no environment here has {wanted.runtime} {wanted.version}, only {runtime} {version}: {remedy}"
+
+
+def _installed_version(located: Located, runtime: Runtime) -> str:
+    folders = located.python.parents[1].glob("lib/python*/site-packages")
+    paths = sys.path if located.python == Path(sys.executable) else [str(folder) for folder in folders]
+    return next((found.version for found in metadata.distributions(name=runtime, path=paths)), "")
 
 
 def _ask(artifact: bytes, golden: GoldenCheck, located: Located) -> tuple[Finding | None, Report]:

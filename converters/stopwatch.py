@@ -40,6 +40,7 @@ class Stopwatch(Protocol):
         """Time `model` on one of its inputs, without batch axis. Raises ModelLoadError, ModelFailedError."""
         ...
 
+    @override
     def __str__(self) -> str:
         """Tell two stopwatches apart that would measure otherwise: what one measured is kept under its name."""
         ...

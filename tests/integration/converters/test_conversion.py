@@ -7,8 +7,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from converters import quantize, search
+from converters import quantize, runtimes, search
 from converters.conversion import convert
+from converters.environments import Environment
 from converters.failures import ConversionFailedError
 from converters.plan import Stage, fraction
 from shared.card import CARD_FILE, PAGE_FILE, ModelCard
@@ -33,6 +34,7 @@ from shared.runtime.golden import check_golden
 from shared.runtime.interpreter import Kernels, LiteRtInterpreter
 from shared.runtime.pipeline import CompiledPipeline
 from tests.support.models import dense_classifier, random_classifier
+from tests.support.workers import ROOT, environment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -203,18 +205,43 @@ def test_size_that_no_candidate_keeps_is_an_answer(workshop: Workshop) -> None:
 
 
 def test_two_classes_get_what_each_can_run(workshop: Workshop) -> None:
-    old = HardwareProfile(
-        profile_id=HardwareProfileId("old"), architectures=("armv7l",), runtime=Runtime.TFLITE_RUNTIME
+    environment(Environment.TFLITE)
+    request = msgspec.structs.replace(
+        workshop.request(MODEL, splits()), profiles=(GENERIC, OLD), budget=WIDE, environments_path=str(ROOT)
     )
-    request = msgspec.structs.replace(workshop.request(MODEL, splits()), profiles=(GENERIC, old), budget=WIDE)
     result = convert(request, Told())
     assert result.failure is None
-    for profile in (GENERIC, old):
+    for profile in (GENERIC, OLD):
         allowed = [made for made in result.artifacts if not made.refused and profile.profile_id not in made.refused_for]
         assert len(allowed) == 1
     assert not any(
-        made.scheme is Scheme.DYNAMIC_INT8 and old.profile_id not in made.refused_for for made in result.artifacts
+        made.scheme is Scheme.DYNAMIC_INT8 and OLD.profile_id not in made.refused_for for made in result.artifacts
     )
+
+
+OLD = HardwareProfile(profile_id=HardwareProfileId("old"), architectures=("armv7l",), runtime=Runtime.TFLITE_RUNTIME)
+
+
+def test_class_whose_runtime_is_not_installed_here_gets_nothing_and_is_told_how(workshop: Workshop) -> None:
+    nowhere = str(workshop.folder / "workers")
+    request = msgspec.structs.replace(
+        workshop.request(MODEL, splits()), profiles=(OLD, GENERIC), environments_path=nowhere, schemes=(Scheme.FLOAT16,)
+    )
+    result = convert(request, Told())
+    (made,) = result.artifacts
+    assert result.failure is None
+    assert "litefleet converters install tflite" in made.refused_for[OLD.profile_id]
+    assert GENERIC.profile_id not in made.refused_for
+    with pytest.raises(InvalidInputError, match="litefleet converters install tflite") as refusal:
+        convert(msgspec.structs.replace(request, profiles=(OLD,)), Told())
+    assert refusal.value.field == "environment"
+
+
+@pytest.mark.parametrize(("version", "remedy"), [("2.14.0", ""), ("2.14", ""), ("2.11.0", "update these devices")])
+def test_old_runtime_that_is_installed_serves_for_its_own_version_only(version: str, remedy: str) -> None:
+    environment(Environment.TFLITE)
+    found = runtimes.obstacle(RuntimeVersion(runtime=Runtime.TFLITE_RUNTIME, version=version), ROOT)
+    assert (remedy in found) if remedy else not found
 
 
 def test_runtime_of_the_fleet_is_tried_or_said_to_be_untried(workshop: Workshop) -> None:

@@ -7,8 +7,17 @@ import numpy as np
 import pytest
 
 from converters import doubts
-from shared.conversion import AccuracyBudget, CheckOutcome, ConvertedArtifact, GateReport, RuntimeCheck
-from shared.hardware import Runtime
+from converters.judge import unfit
+from shared.conversion import (
+    AccuracyBudget,
+    CheckOutcome,
+    ConvertedArtifact,
+    GateReport,
+    RuntimeCheck,
+    RuntimeVersion,
+)
+from shared.hardware import GENERIC, HardwareProfile, Runtime
+from shared.ids import HardwareProfileId
 from shared.manifest import Accuracy, Scheme, digest
 from tests.support.models import golden_check, random_classifier
 
@@ -63,9 +72,23 @@ def test_agreement_of_few_samples_is_said_with_its_bound() -> None:
     ("outcome", "count"), [(CheckOutcome.NOT_CHECKED, 1), (CheckOutcome.PASSED, 0), (CheckOutcome.FAILED, 0)]
 )
 def test_runtime_that_nobody_could_try_is_said(outcome: CheckOutcome, count: int) -> None:
-    check = RuntimeCheck(runtime=Runtime.TFLITE_RUNTIME, version="2.11.0", outcome=outcome, reason="not installed")
+    check = RuntimeCheck(runtime=Runtime.AI_EDGE_LITERT, version="1.4.0", outcome=outcome, reason="not installed")
     said = doubts.of_artifact(artifact(runtimes=(check,)), BUDGET)
-    assert said == ["full_int8: left to devices to try on tflite-runtime 2.11.0: not installed"] * count
+    assert said == ["full_int8: left to devices to try on ai-edge-litert 1.4.0: not installed"] * count
+
+
+def test_old_runtime_that_nobody_could_try_is_no_doubt_but_a_refusal() -> None:
+    check = RuntimeCheck(
+        runtime=Runtime.TFLITE_RUNTIME, version="2.11.0", outcome=CheckOutcome.NOT_CHECKED, reason="not installed"
+    )
+    made = artifact(runtimes=(check,))
+    assert doubts.of_artifact(made, BUDGET) == []
+    old = HardwareProfile(
+        profile_id=HardwareProfileId("old"), architectures=("armv7l",), runtime=Runtime.TFLITE_RUNTIME
+    )
+    fleet = (RuntimeVersion(runtime=Runtime.TFLITE_RUNTIME, version="2.11.0"),)
+    assert unfit(made, old, fleet) == "runtime: tflite-runtime 2.11.0: not installed"
+    assert unfit(made, GENERIC, fleet) == ""
 
 
 def test_search_that_ran_out_of_time_says_so() -> None:

@@ -300,6 +300,20 @@ def test_choice_refuses_each_artifact_for_the_classes_that_got_another() -> None
     assert list(second.refused_for) == [GENERIC.profile_id]
 
 
+def test_choice_spends_no_look_on_a_class_whose_runtime_nobody_can_ask() -> None:
+    looks: list[int] = []
+
+    def judge(of: Trial, look: int) -> ConvertedArtifact:
+        looks.append(look)
+        return judged(of)
+
+    reason = "runtime: tflite-runtime 2.14.0 cannot be asked: not installed"
+    choice = choosing.choose(TRIALS, question(OLD, GENERIC), (), judge, {OLD.profile_id: reason})
+    assert looks == [0]
+    assert list(choice.chosen) == [GENERIC.profile_id]
+    assert choice.artifacts[TRIALS[0].sha256].refused_for == {OLD.profile_id: reason}
+
+
 def test_table_shows_what_is_on_the_front_and_why_the_others_lost() -> None:
     asked = question()
     trials = search.explore(asked, Table())
