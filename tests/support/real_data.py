@@ -42,7 +42,6 @@ PHOTOGRAPHS = (
 )
 CROPS = 54
 """Of each photograph."""
-SIDE = 224
 LITE0_PIPELINE = PipelineSpec(steps=(Normalise(scale=1 / 128, offset=-127 / 128), RunModel(), Softmax()))
 """EfficientNet-lite0's own normalisation; it answers with logits."""
 
@@ -69,10 +68,10 @@ def mnist_dataset(folder: Path) -> Path:
     return dataset(folder, splits)
 
 
-def photograph_dataset(folder: Path) -> Path:
+def photograph_dataset(folder: Path, *, side: int = 224) -> Path:
     """Write crops of photographs, without labels, as a dataset: 102 to calibrate, 102 to search, 714 to judge."""
     rng = np.random.default_rng(11)
-    crops = [crop for name in PHOTOGRAPHS for crop in _crops(name, rng)]
+    crops = [crop for name in PHOTOGRAPHS for crop in _crops(name, side, rng)]
     # Each ninth for the two small splits, so that they have some of every photograph.
     turn = np.tile(np.arange(CROPS), len(PHOTOGRAPHS)) % 9
     chosen = {Split.CALIBRATION: turn == 4, Split.SEARCH: turn == 7}
@@ -97,17 +96,17 @@ def dataset(folder: Path, splits: Mapping[Split, Mapping[str, Tensor]]) -> Path:
     return written(folder, shards)
 
 
-def _crops(name: str, rng: np.random.Generator) -> list[Tensor]:
+def _crops(name: str, side: int, rng: np.random.Generator) -> list[Tensor]:
     """Cut squares of 45 to 100 % of the shorter side out of a photograph, the first of them its middle."""
     image = photograph(name)
     width, height = image.size
     shorter = min(width, height)
     boxes = [((width - shorter) // 2, (height - shorter) // 2, shorter)]
     for _ in range(CROPS - 1):
-        side = int(shorter * rng.uniform(0.45, 1))
-        left, top = int(rng.integers(0, width - side + 1)), int(rng.integers(0, height - side + 1))
-        boxes.append((left, top, side))
+        edge = int(shorter * rng.uniform(0.45, 1))
+        left, top = int(rng.integers(0, width - edge + 1)), int(rng.integers(0, height - edge + 1))
+        boxes.append((left, top, edge))
     return [
-        np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)))
-        for left, top, side in boxes
+        np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, left + edge, top + edge)))
+        for left, top, edge in boxes
     ]
