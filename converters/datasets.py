@@ -98,7 +98,7 @@ def open_dataset(request: ConversionRequest, scratch: Path) -> Dataset:
 
 
 def check_disjoint(splits: Mapping[Split, Samples]) -> tuple[str, ...]:
-    """Refuse samples that are in two splits, but for few; return sentences that tell of those few.
+    """Refuse samples that are in two splits, but for few; return sentences on those, and on a gate that repeats itself.
 
     What is fitted to or chosen by a sample answers it better than it answers the world. Samples are the same that look
     the same to the pipeline, decoded and resized, whatever they came as.
@@ -120,6 +120,13 @@ def check_disjoint(splits: Mapping[Split, Samples]) -> tuple[str, ...]:
             raise InvalidInputError(field=f"{samples.field}.x", problem=problem, remedy=remedy)
         if shared:
             said.append(f"{samples.field}: {problem}")
+    judged = digests[Split.GATE]
+    repeated = len(judged) - len(set(judged))
+    if repeated > _MAX_OVERLAP * len(judged):
+        said.append(
+            f"{splits[Split.GATE].field}: {repeated} of {len(judged)} items repeat another one, and certainty is "
+            "counted as if each were new: it holds only where the world repeats itself as often"
+        )
     return tuple(said)
 
 

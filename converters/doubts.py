@@ -50,6 +50,7 @@ def of_artifact(made: ConvertedArtifact, budget: AccuracyBudget) -> list[str]:
     ]
     if golden_cases.is_blind(made.golden):
         said.append(f"{made.scheme}: its golden check would pass a model that always answers the same")
+    said += _of_groups(made, budget)
     if not made.accuracy.labelled:
         said += _of_agreement(made, budget)
     return said
@@ -60,8 +61,27 @@ def of_time(tried: int, limit_s: float) -> str:
     return f"the search ended after {limit_s:g} s with {tried} candidates tried: a smaller one may exist (max_search_s)"
 
 
+def _of_groups(made: ConvertedArtifact, budget: AccuracyBudget) -> list[str]:
+    said = []
+    floors = (
+        ("class", budget.max_class_drop, made.report.classes),
+        ("slice", budget.max_slice_drop, made.report.slices),
+    )
+    for word, limit, groups in floors:
+        few = [group.name for group in groups if group.samples < budget.min_class_samples]
+        if limit is not None and few:
+            names = ", ".join(few[:_NAMED]) + (", …" if len(few) > _NAMED else "")
+            said.append(
+                f"{made.scheme}: max_{word}_drop is not judged of {len(few)} of {len(groups)} with fewer than "
+                f"{budget.min_class_samples} samples ({names})"
+            )
+    return said
+
+
 def _of_agreement(made: ConvertedArtifact, budget: AccuracyBudget) -> list[str]:
     said = [f"{made.scheme}: the data has no labels: it is shown to answer as its source, not to be right"]
+    if not made.report.confident_samples and budget.min_confident_agreement > 0:
+        said.append(f"{made.scheme}: the source is sure of no answer, so that min_confident_agreement shows nothing")
     differing = round((1 - made.report.agreement) * made.accuracy.samples)
     bound = 1 - gate.drop_bound(made.accuracy.samples, differing, 0, gate.CHANCE)
     if bound < budget.min_agreement:

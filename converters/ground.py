@@ -80,6 +80,7 @@ def prepare(request: ConversionRequest, scratch: Path, tell: Tell) -> Ground:
     if len(barred) == len(request.profiles):
         raise InvalidInputError(field="environment", problem="; ".join(dict.fromkeys(barred.values())))
     data = datasets.open_dataset(request, scratch / "data")
+    _check_groups(request, data)
     if request.source_format is not SourceFormat.TFLITE:
         _check_enough(request, data)
     kept = Cache(Path(request.cache_path) if request.cache_path else scratch / "kept")
@@ -115,6 +116,19 @@ def prepare(request: ConversionRequest, scratch: Path, tell: Tell) -> Ground:
         is_finished=made.facts.quantized,
         blocked=barred,
     )
+
+
+def _check_groups(request: ConversionRequest, data: Dataset) -> None:
+    """Refuse a floor for classes or slices that the gate split does not tell apart: it would hold of anything."""
+    samples, budget = data.splits[Split.GATE], request.budget
+    if budget.max_class_drop is not None and samples.labels is None:
+        remedy = "add labels y to every split, or leave budget.max_class_drop out"
+        raise InvalidInputError(field=f"{samples.field}.y", problem="is missing: no class can be judged", remedy=remedy)
+    if budget.max_slice_drop is not None and samples.slices is None:
+        remedy = "add slice numbers, and their names in dataset.json, or leave budget.max_slice_drop out"
+        raise InvalidInputError(
+            field=f"{samples.field}.slice", problem="is missing: no slice can be judged", remedy=remedy
+        )
 
 
 def _check_enough(request: ConversionRequest, data: Dataset) -> None:

@@ -343,6 +343,22 @@ def test_labels_that_the_model_cannot_answer_are_refused(workshop: Workshop) -> 
         convert(workshop.request(MODEL, made), Told())
 
 
+@pytest.mark.parametrize(
+    ("budget", "labelled", "field"),
+    [
+        (AccuracyBudget(max_class_drop=0.1), False, "dataset.gate.y"),
+        (AccuracyBudget(max_slice_drop=0.1), True, "dataset.gate.slice"),
+    ],
+)
+def test_floor_for_groups_that_the_data_do_not_name_is_refused(
+    workshop: Workshop, budget: AccuracyBudget, labelled: bool, field: str
+) -> None:
+    request = workshop.request(MODEL, splits(labelled=labelled))
+    with pytest.raises(InvalidInputError, match="can be judged") as refusal:
+        convert(msgspec.structs.replace(request, budget=budget), Told())
+    assert refusal.value.field == field
+
+
 def test_pipeline_with_labels_of_another_model_is_refused(workshop: Workshop) -> None:
     pipeline = PipelineSpec(steps=(RunModel(), TopLabels()), labels=("yes", "no"))
     with pytest.raises(PipelineError, match="2 labels for 5 outputs"):

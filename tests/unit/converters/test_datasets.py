@@ -211,6 +211,13 @@ def test_few_samples_in_two_splits_are_said(tmp_path: Path) -> None:
     assert data.doubts == ("dataset.gate: 2 of 20 items are also in the search data",)
 
 
+def test_gate_that_asks_the_same_again_and_again_is_said(tmp_path: Path) -> None:
+    splits = split_arrays(np.random.default_rng(6).random((60, 4), dtype=np.float32))
+    splits[Split.GATE]["x"] = np.tile(splits[Split.GATE]["x"], (20, 1))
+    (said,) = opened(written(tmp_path, splits)).doubts
+    assert said.startswith("dataset.gate: 380 of 400 items repeat another one")
+
+
 def test_samples_are_the_same_whatever_type_they_are_stored_in(tmp_path: Path) -> None:
     splits = split_arrays(RNG.integers(0, 255, (60, 4)).astype(np.uint8))
     splits[Split.GATE]["x"] = splits[Split.SEARCH]["x"].astype(np.float32)

@@ -13,6 +13,7 @@ from shared.conversion import (
     CheckOutcome,
     ConvertedArtifact,
     GateReport,
+    GroupAccuracy,
     RuntimeCheck,
     RuntimeVersion,
 )
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 MODEL = random_classifier(8, 4, seed=1)
 BUDGET = AccuracyBudget()
+CLASSES = tuple(
+    GroupAccuracy(name=name, samples=samples, source=1.0, artifact=1.0)
+    for name, samples in (("cat", 500), ("dog", 480), ("owl", 20))
+)
 
 
 def artifact(
@@ -36,6 +41,7 @@ def artifact(
     refused: str = "",
     golden: GoldenCheck | None = None,
     runtimes: tuple[RuntimeCheck, ...] = (),
+    confident: int = 100,
 ) -> ConvertedArtifact:
     return ConvertedArtifact(
         scheme=Scheme.FULL_INT8,
@@ -48,7 +54,7 @@ def artifact(
         max_abs_diff=0.0,
         latency_ms=1.0,
         golden=golden or golden_check(MODEL),
-        report=GateReport(agreement=agreement, runtimes=runtimes),
+        report=GateReport(agreement=agreement, runtimes=runtimes, confident_samples=confident, classes=CLASSES),
         refused=refused,
     )
 
@@ -66,6 +72,16 @@ def test_agreement_of_few_samples_is_said_with_its_bound() -> None:
     _, said = doubts.of_artifact(artifact(labelled=False, samples=300, agreement=0.99), BUDGET)
     assert said.startswith("full_int8: 300 samples show an agreement of at least 97.")
     assert "98.00% is asked for" in said
+
+
+def test_source_that_is_sure_of_nothing_makes_no_agreement_confident() -> None:
+    _, said = doubts.of_artifact(artifact(labelled=False, confident=0), BUDGET)
+    assert said == "full_int8: the source is sure of no answer, so that min_confident_agreement shows nothing"
+
+
+def test_class_too_small_for_the_floor_that_is_asked_for_is_said_by_name() -> None:
+    (said,) = doubts.of_artifact(artifact(), AccuracyBudget(max_class_drop=0.05))
+    assert said == "full_int8: max_class_drop is not judged of 1 of 3 with fewer than 30 samples (owl)"
 
 
 @pytest.mark.parametrize(
