@@ -78,6 +78,18 @@ class Authority:
         (folder / "ca.pem").write_text(self.pem)
         return certificate_path, key_path
 
+    def write_member(self, folder: Path, name: str) -> tuple[Path, Path, Path]:
+        """Write this authority, and the certificate and key of somebody who calls and is called; return the paths."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        both = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        builder = self._builder(subject, key.public_key()).add_extension(both, critical=False)
+        ca, certificate, private = (folder / f"{name}.{suffix}" for suffix in ("ca", "crt", "key"))
+        ca.write_text(self.pem)
+        certificate.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
+        private.write_text(key_pem(key))
+        return ca, certificate, private
+
     def server_tls(self, folder: Path, host: str = "localhost") -> ssl.SSLContext:
         """Return TLS for a loopback server that takes client certificates of this authority, and asks for them."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -26,6 +26,8 @@ from shared.conversion import (
 from shared.ids import Sha256
 from shared.manifest import Accuracy, GoldenCheck, Scheme, TensorSpec
 
+_COUPLE = 2
+
 
 def _say(line: ConversionProgress | ConversionResult) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
@@ -127,6 +129,24 @@ def _hang(request: ConversionRequest) -> None:
     time.sleep(600)
 
 
+def _hang_first(request: ConversionRequest, flag: Path) -> None:
+    """Hang in the first process that comes this way, and be good in the next."""
+    try:
+        flag.touch(exist_ok=False)
+    except FileExistsError:
+        _good(request)
+    else:
+        _hang(request)
+
+
+def _meet(request: ConversionRequest, place: Path) -> None:
+    """Wait for another conversion to come to the same place."""
+    (place / request.conversion_id).touch()
+    while len(list(place.iterdir())) < _COUPLE:
+        time.sleep(0.02)
+    _good(request)
+
+
 def _file(request: ConversionRequest) -> None:
     with (Path(request.scratch_path) / "large").open("wb") as large:
         while True:
@@ -194,7 +214,12 @@ def main() -> None:
         "link": _link,
         "environment": _environment,
     }
-    behaviours[Path(request.source_path).read_text(encoding="ascii").split()[0]](request)
+    at_a_place = {"hang-first": _hang_first, "meet": _meet}
+    word, *rest = Path(request.source_path).read_text(encoding="ascii").split(maxsplit=1)
+    if word in at_a_place:
+        at_a_place[word](request, Path(rest[0]))
+    else:
+        behaviours[word](request)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 import time
 from dataclasses import replace
@@ -27,6 +26,7 @@ from shared.manifest import Scheme
 from shared.pipeline import MODEL_ONLY
 from tests.support import fake_converter
 from tests.support.datasets import opaque, spec_of
+from tests.support.programs import lives
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -280,13 +280,4 @@ def _pids(folder: Path) -> list[int]:
 async def _all_gone(folder: Path) -> None:
     pids = _pids(folder)
     assert len(pids) == 2
-    await wait_until_async(lambda: not any(_lives(pid) for pid in pids), within_s=2.0)
-
-
-def _lives(pid: int) -> bool:
-    """Say whether a process runs; one that nobody has reaped yet is as good as gone."""
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (ProcessLookupError, FileNotFoundError):
-        return False
+    await wait_until_async(lambda: not any(lives(pid) for pid in pids), within_s=2.0)
