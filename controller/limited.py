@@ -79,4 +79,5 @@ def tail(path: Path) -> str:
 def _environment(folder: Path) -> dict[str, str]:
     """Return this process's environment without the controller's settings, which may hold secrets."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LITEFLEET_")}
-    return {**kept, "TMPDIR": str(folder / "tmp"), "HOME": str(folder / "tmp")}
+    # Safe path: no file of the folder that the controller was started in is a module of ours.
+    return {**kept, "TMPDIR": str(folder / "tmp"), "HOME": str(folder / "tmp"), "PYTHONSAFEPATH": "1"}

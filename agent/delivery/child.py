@@ -16,6 +16,8 @@ async def ask(module: str, request: bytes, *, deadline_s: float) -> tuple[bytes,
     """
     child = await asyncio.create_subprocess_exec(
         sys.executable,
+        # Safe path: no file of the folder that the agent was started in is a module of ours.
+        "-P",
         "-m",
         module,
         stdin=asyncio.subprocess.PIPE,
