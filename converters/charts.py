@@ -16,7 +16,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MultipleLocator
 
 from converters.facts_table import size
 
@@ -60,6 +60,7 @@ _SHOWN_POINTS = 12.0
 _MOST_LAYERS = 40
 _MOST_OPERATORS = 24
 _MOST_NAMED = 20
+_MOST_TICKS = 7
 """Classes whose names fit beside a confusion matrix."""
 _CROWDED_DECADES, _CROWDED_POINTS = 0.12, 0.6
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd]")
@@ -146,7 +147,8 @@ def layers(facts: Sequence[LayerFacts]) -> str:
     left.set_yticks(places, [f"{each.operator.lower()} · {_plain(each.output, -22)}" for each in shown], fontsize=7.5)
     left.set_ylim(len(shown) - 0.4, -0.6)
     left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size(value)))
-    left.xaxis.set_major_locator(MaxNLocator(4))
+    # Two to five of them, at numbers that are round in KiB.
+    left.xaxis.set_major_locator(MultipleLocator(2 ** math.ceil(math.log2(shown[0].weight_bytes / 4))))
     left.set_xlabel("size of weights")
     for axes in right:
         heard = [(place, each.snr_db) for place, each in enumerate(shown) if each.snr_db is not None]
@@ -214,9 +216,9 @@ def _crowd(place: tuple[float, float], other: tuple[float, float]) -> bool:
 
 
 def _few_sizes(lengths: Sequence[int]) -> FixedLocator:
-    """Ticks at 1, 2 and 5 of each power of ten that the sizes span: a log scale's own may show none."""
-    powers = range(math.floor(math.log10(min(lengths))), math.ceil(math.log10(max(lengths))) + 1)
-    return FixedLocator([step * 10**power for power in powers for step in (1, 2, 5)])
+    """Ticks at the powers of two that the sizes span, which have short names: a log scale's own may show none."""
+    powers = range(int(math.log2(min(lengths))), math.ceil(math.log2(max(lengths))) + 1)
+    return FixedLocator([2**power for power in powers[:: math.ceil(len(powers) / _MOST_TICKS)]])
 
 
 def _most(counts: Mapping[str, int]) -> dict[str, int]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _NAME_WIDTH = 40
 _STEP = 1000
+_KIB = 1024
 
 
 def of(facts: GraphFacts) -> str:
@@ -18,8 +19,17 @@ def of(facts: GraphFacts) -> str:
     return "\n".join([*_summary(facts), "", *_layers(facts), *(f"warning: {said}" for said in facts.warnings)])
 
 
-def size(count: float, unit: str = "B") -> str:
-    """Return a number as people say it: `4.65 MB`."""
+def size(count: float) -> str:
+    """Return bytes as people read them, in the units of all other tables: `4.4 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < _KIB or unit == "GiB":
+            break
+        count /= _KIB
+    return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+
+
+def amount(count: float, unit: str) -> str:
+    """Return a number of something as people say it: `4.65 MMAC`."""
     for prefix in ("", "k", "M", "G"):
         if count < _STEP or prefix == "G":
             break

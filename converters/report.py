@@ -14,7 +14,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from converters import charts
-from converters.facts_table import size
+from converters.facts_table import amount, size
 from shared.card import CARD_FILE, PAGE_FILE
 
 if TYPE_CHECKING:
@@ -98,7 +98,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"size": size, "percent": _percent, "points": _points, "db": _decibel, "ms": _milliseconds}
+    environment.filters |= {"size": size, "amount": amount}
+    environment.filters |= {"percent": _percent, "points": _points, "db": _decibel, "ms": _milliseconds}
     return environment
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def transfer_bar() -> Progress:
     """Return bars on stderr that are gone when they are full; in a log there are none."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(binary_units=True))
     return Progress(*columns, console=ERR, transient=True, disable=not ERR.is_terminal)
 
 

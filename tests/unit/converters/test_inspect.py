@@ -8,7 +8,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from converters import operator_cost
-from converters.facts_table import size
+from converters.facts_table import amount, size
 from converters.inspect import describe, main, weights_lost
 from shared.errors import ModelLoadError
 from tests.support.drawn_networks import convolutional, packed_again, streaming, weights_behind
@@ -127,10 +127,15 @@ def test_operator_cost_is_what_the_shapes_say(
 
 @pytest.mark.parametrize(
     ("count", "said"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (4_650_000, "4.65 MB"), (12_000_000_000, "12 GB")],
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (4_650_000, "4.4 MiB"), (12_000_000_000, "11.2 GiB")],
 )
 def test_size_is_said_as_people_say_it(count: int, said: str) -> None:
     assert size(count) == said
+
+
+@pytest.mark.parametrize(("count", "said"), [(999, "999 MAC"), (4_650_000, "4.65 MMAC"), (4e13, "40000 GMAC")])
+def test_amount_is_said_in_thousands(count: int, said: str) -> None:
+    assert amount(count, "MAC") == said
 
 
 def test_inspect_command_prints_a_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
