@@ -96,6 +96,11 @@ def emit(model: Estimator, *, fixed_batch: bool) -> Emitted:
         raise InvalidInputError(
             field="source", problem=f"is not fitted, or not whole: {exc}", remedy="save it after fit()"
         ) from exc
+    # What numpy says of arrays that do not fit each other; fit() leaves none such.
+    except (ValueError, IndexError, TypeError, KeyError) as exc:
+        raise InvalidInputError(
+            field="source", problem=f"holds numbers that do not fit together: {exc}", remedy="save it again after fit()"
+        ) from exc
     return Emitted(
         step=emitted, features=features, labels=labels, steps=tuple(type(stage).__name__ for stage in stages)
     )
