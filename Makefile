@@ -112,7 +112,7 @@ imports: .venv
 # A part is checked against its own extra: the other extras count as development tools, whose import is then an offence
 # (DEP004). The demo's folders belong to an extra of their own, and the last run looks at everything together.
 dependencies: .venv
-	@$(BIN)/deptry agent shared --optional-dependencies-dev-groups controller,converters,demo,dev
+	@$(BIN)/deptry agent shared --optional-dependencies-dev-groups cluster,controller,converters,demo,dev
 	@$(BIN)/deptry controller shared --extend-exclude '^shared/runtime' --extend-exclude '^controller/demo' \
 	  --optional-dependencies-dev-groups agent,converters,demo,dev
 	@$(BIN)/deptry converters shared --extend-exclude '^converters/examples' \
@@ -130,7 +130,7 @@ UPGRADE ?=
 
 locks: .venv  ## Make the lock files from pyproject.toml (needs the network)
 	@$(COMPILE) $(UPGRADE) --extra dev --constraints $(LOCKS)/constraints.txt pyproject.toml --output-file $(LOCKS)/dev.txt
-	@for part in agent controller converters; do \
+	@for part in agent cluster controller converters; do \
 	  $(COMPILE) $(UPGRADE) --extra $$part --constraints $(LOCKS)/dev.txt pyproject.toml --output-file $(LOCKS)/$$part.txt; done
 	@for front in $(basename $(notdir $(wildcard converters/environments/*.in))); do \
 	  $(COMPILE) $(UPGRADE) converters/environments/$$front.in --output-file converters/environments/$$front.txt; done

@@ -14,10 +14,13 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from typing_extensions import override
 
+from shared.cluster_address import checked_address
 from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from shared.cluster_address import ClusterCertificates
 
 ENV_PREFIX = "LITEFLEET_CONTROLLER_"
 
@@ -100,6 +103,19 @@ class ControllerConfig(BaseSettings):
     convert_parallel: Annotated[int, Field(ge=1, le=64)] = max(1, (os.cpu_count() or 1) // 2)
     """Conversions at once; with their threads, more than there are cores only makes each slower."""
 
+    convert_cluster: str = ""
+    """Scheduler of the machines that convert, `tls://host:8786`; `convert_parallel` says how many conversions are
+    placed at once. Empty: this machine converts."""
+
+    convert_cluster_ca: Path | None = None
+    """Who vouches for all parts of that cluster, and for nobody else: whoever it vouches for may run code on each."""
+
+    convert_cluster_certificate: Path | None = None
+    """This controller's certificate in that cluster."""
+
+    convert_cluster_key: Path | None = None
+    """Key of that certificate."""
+
     convert_threads: Annotated[int, Field(ge=1, le=64)] = 2
     """Threads of one conversion."""
 
@@ -153,6 +169,22 @@ class ControllerConfig(BaseSettings):
         return not self.broker_user
 
     @property
+    def cluster_certificates(self) -> ClusterCertificates | None:
+        """What proves that this controller is of the cluster; none without a cluster, or on loopback without TLS.
+
+        Raises:
+            InvalidInputError: the address or a file cannot be used.
+        """
+        if not self.convert_cluster:
+            return None
+        files = {
+            "convert_cluster_ca": self.convert_cluster_ca,
+            "convert_cluster_certificate": self.convert_cluster_certificate,
+            "convert_cluster_key": self.convert_cluster_key,
+        }
+        return checked_address(self.convert_cluster, field="convert_cluster", files=files)
+
+    @property
     def broker_names(self) -> tuple[str, ...]:
         """Names and addresses by which anybody calls the broker."""
         return tuple(dict.fromkeys(name for name in (self.broker_host, self.device_broker_host) if name))
@@ -193,6 +225,10 @@ class ControllerConfig(BaseSettings):
             raise ValueError(
                 f"broker_host {self.broker_host} is not loopback, so a password would travel in the clear: use TLS"
             )
+        try:
+            _ = self.cluster_certificates
+        except InvalidInputError as exc:
+            raise ValueError(str(exc)) from exc
         return self
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from controller.db.engine import Database
     from controller.db.unit_of_work import UnitOfWork
     from controller.facts import DesiredFacts
+    from controller.registry.ports import Worker
     from controller.trust.installation import Publisher, Trust
     from shared.clock import Clock
     from shared.ids import DeviceId, ReleaseId
@@ -234,7 +235,7 @@ def _acl_file(config: ControllerConfig) -> Path | None:
     return config.broker_acl_file or (beside if beside.exists() else None)
 
 
-def _converter(ground: Ground) -> Converter:
+def _converter(ground: Ground) -> Worker:
     config = ground.config
     limits = ConvertLimits(
         wall_s=config.convert_wall_s,
@@ -243,6 +244,8 @@ def _converter(ground: Ground) -> Converter:
         file_bytes=config.convert_file_bytes,
         threads=config.convert_threads,
     )
+    if config.convert_cluster:
+        return _remote_converter(ground, limits)
     folders = ConvertFolders(
         scratch=config.state_dir / "scratch",
         cache=config.state_dir / "conversion-cache",
@@ -252,6 +255,32 @@ def _converter(ground: Ground) -> Converter:
     return Converter(
         command=config.convert_command, blobs=ground.blobs, folders=folders, limits=limits, clock=ground.clock
     )
+
+
+def _remote_converter(ground: Ground, limits: ConvertLimits) -> Worker:
+    config = ground.config
+    certificates = config.cluster_certificates
+    if certificates and certificates.ca.read_bytes().strip() == _own_authority(ground):
+        raise InvalidInputError(
+            field="convert_cluster_ca",
+            problem="vouches for every device of this fleet, and whoever it vouches for may run code in the cluster",
+            remedy="make an authority for the cluster alone (docs/converters.md)",
+        )
+    try:
+        # Only who has a cluster pays for its libraries.
+        from controller.remote_conversions import ClusterSettings, DaskConverter  # noqa: PLC0415 - see above
+    except ModuleNotFoundError as exc:
+        problem = f"{exc.name} is not installed"
+        raise InvalidInputError(
+            field="convert_cluster", problem=problem, remedy="pip install 'litefleet[controller,cluster]'"
+        ) from exc
+    settings = ClusterSettings(scheduler=config.convert_cluster, certificates=certificates)
+    scratch = config.state_dir / "scratch"
+    return DaskConverter(settings=settings, blobs=ground.blobs, scratch=scratch, limits=limits)
+
+
+def _own_authority(ground: Ground) -> bytes:
+    return ground.trust.authority.controller_files().ca.read_bytes().strip()
 
 
 def _ingest(

@@ -37,6 +37,7 @@ _EXIT_USAGE = 2
 _AGAIN_S = 5.0
 _CLOSE_S = 10.0
 _GIB = 1024**3
+_MAX_SLOTS = 64
 _EXECUTING = frozenset({"executing", "long-running"})
 
 
@@ -189,17 +190,22 @@ def settings_of(arguments: Sequence[str]) -> ServeSettings:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="converters.serve", description=__doc__)
-    parser.add_argument("--scheduler", required=True)
-    parser.add_argument("--ca", type=Path)
-    parser.add_argument("--certificate", type=Path)
-    parser.add_argument("--key", type=Path)
-    parser.add_argument("--slots", type=int, choices=range(1, 65), metavar="1..64", default=1)
-    parser.add_argument("--folder", type=Path, default=Path("~/.cache/litefleet/cluster"))
-    parser.add_argument("--keep-gib", type=float, default=8.0)
-    parser.add_argument("--root", type=Path)
-    parser.add_argument("--host")
-    parser.add_argument("--port", type=int, default=0)
+    parser = argparse.ArgumentParser(
+        prog="python -m converters.serve",
+        description="Lend this machine to a controller's conversions, until told to end.",
+    )
+    parser.add_argument("--scheduler", required=True, help="the cluster's scheduler, e.g. tls://scheduler.example:8786")
+    parser.add_argument("--ca", type=Path, help="PEM: who vouches for all parts of the cluster, and for nobody else")
+    parser.add_argument("--certificate", type=Path, help="PEM: this machine's certificate in the cluster")
+    parser.add_argument("--key", type=Path, help="PEM: key of that certificate")
+    slots = range(1, _MAX_SLOTS + 1)
+    parser.add_argument("--slots", type=int, choices=slots, metavar="N", default=1, help="conversions at once")
+    folder = Path("~/.cache/litefleet/cluster")
+    parser.add_argument("--folder", type=Path, default=folder, help="of this worker alone; default: %(default)s")
+    parser.add_argument("--keep-gib", type=float, default=8.0, help="models and data to keep; default: %(default)s")
+    parser.add_argument("--root", type=Path, help="folder of the front ends; default: LITEFLEET_WORKERS_DIR")
+    parser.add_argument("--host", help="address at which the scheduler reaches this machine; default: found")
+    parser.add_argument("--port", type=int, default=0, help="TCP port for that; default: any that is free")
     return parser
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -26,6 +27,12 @@ def check_installed() -> None:
     if missing:
         remedy = "pip install 'litefleet[converters]'"
         fail(f"{missing} is not installed here", reason="no_environment", remedy=remedy, code=EXIT_NO_ENVIRONMENT)
+
+
+def become_module(module: str, arguments: Sequence[str]) -> None:
+    """Become `python -m module`: what runs until it is told to end gets every signal itself."""
+    check_installed()
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - no shell, and our own program
 
 
 def run_module(module: str, arguments: Sequence[str]) -> None:

@@ -73,3 +73,18 @@ def test_config_error_does_not_show_a_secret(tmp_path: Path) -> None:
 )
 def test_loopback_is_told(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+def test_config_of_a_cluster_elsewhere_without_tls_is_refused_with_its_remedy(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"convert_cluster: without TLS.*use tls://192\.0\.2\.1:8786"):
+        _load(tmp_path, 'convert_cluster = "tcp://192.0.2.1:8786"')
+    assert _load(tmp_path, 'convert_cluster = "tcp://127.0.0.1:8786"').cluster_certificates is None
+
+
+def test_config_of_a_cluster_names_the_certificate_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"convert_cluster_ca: is not set"):
+        _load(tmp_path, 'convert_cluster = "tls://cluster.example:8786"')
+    lines = [f'convert_cluster_{name} = "{tmp_path / "pem"}"' for name in ("ca", "certificate", "key")]
+    (tmp_path / "pem").touch()
+    config = _load(tmp_path, "\n".join(['convert_cluster = "tls://cluster.example:8786"', *lines]))
+    assert config.cluster_certificates is not None
