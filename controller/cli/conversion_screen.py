@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from controller.cli.convert_screen import recipe_text
-from controller.cli.output import ago, percent, show_table, size
+from controller.cli.output import OUT, ago, percent, show_table, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from controller.views import ArtifactView, BudgetView, MeasurementView
+
+
+# Below this width the last column would be folded into a ribbon.
+_WIDE = 104
 
 
 def show_artifacts(artifacts: Sequence[ArtifactView], *, to: Console | None = None) -> None:
@@ -38,20 +42,30 @@ def show_artifacts(artifacts: Sequence[ArtifactView], *, to: Console | None = No
     )
 
 
+def _narrow(cells: tuple[str | Text, ...]) -> tuple[str | Text, ...]:
+    name, device, p50, p95, _wall, memory, _runtime, standing = cells
+    return name, device, p50, p95, memory, standing
+
+
 def artifact_name(artifact: ArtifactView) -> str:
     """Return what people call an artifact."""
     return recipe_text(artifact.recipe) if artifact.recipe else artifact.scheme
 
 
 def show_measurements(
-    measurements: Iterable[MeasurementView], names: Mapping[str, str], *, now: datetime, empty: str = ""
+    measurements: Iterable[MeasurementView],
+    names: Mapping[str, str],
+    *,
+    now: datetime,
+    empty: str = "",
+    to: Console | None = None,
 ) -> None:
     """Show what devices measured. `names`: sha256 → what people call the artifact."""
-    show_table(
-        ("MEASURED", "DEVICE", "P50", "P95", "WALL P95", "MEMORY", "RUNTIME", ""),
-        (_measured(one, names.get(one.sha256, one.sha256[:12]), now) for one in measurements),
-        empty=empty,
-    )
+    columns: tuple[str | Text, ...] = ("MEASURED", "DEVICE", "P50", "P95", "WALL P95", "MEMORY", "RUNTIME", "")
+    rows = [_measured(one, names.get(one.sha256, one.sha256[:12]), now) for one in measurements]
+    if (to or OUT).width < _WIDE:
+        columns, rows = _narrow(columns), [_narrow(row) for row in rows]
+    show_table([str(column) for column in columns], rows, empty=empty, to=to)
 
 
 def show_budgets(artifacts: Iterable[ArtifactView]) -> None:
