@@ -12,6 +12,7 @@ from controller.cli.convert_screen import show_candidates
 from controller.cli.naming import the_one
 from controller.cli.output import ERR, Format, FormatOption, fail, say, short, show_json, show_table, word
 from controller.cli.session import EXIT_FAILED, EXIT_TIMEOUT, session
+from controller.views import ReleaseView
 from shared.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ app = typer.Typer(help="Conversions: what they made, and what devices measure of
 _POLL_S = 0.5
 ConversionArgument = Annotated[
     str, typer.Argument(metavar="CONVERSION", help="Its id, or the beginning or the end of it.")
+]
+
+MeasureOnOption = Annotated[
+    list[str] | None,
+    typer.Option("--measure-on", metavar="DEVICE", help="Have a device time it before it is released; repeat."),
 ]
 
 
@@ -87,7 +93,7 @@ def measure(
         conversion_id = await _id(api, conversion)
         asked = (await api.measure(conversion_id, device)).items
         if wait:
-            asked = await _ended(api, conversion_id, asked, timeout_s)
+            asked = await await_measured(api, conversion_id, asked, timeout_s)
         return await api.conversion(conversion_id), asked
 
     found, measured = session(context).run(work)
@@ -104,7 +110,22 @@ def measure(
         raise typer.Exit(EXIT_FAILED)
 
 
-async def _ended(
+@app.command()
+def release(context: typer.Context, conversion: ConversionArgument, output: FormatOption = Format.TABLE) -> None:
+    """Sign what a conversion made as a release, by all that is known of it now; again, it is the same."""
+
+    async def work(api: Client) -> ReleaseView:
+        return await api.post("/releases", {"conversion_id": await _id(api, conversion)}, ReleaseView)
+
+    released = session(context).run(work)
+    if output is Format.JSON:
+        show_json(released)
+        return
+    say(f"released {released.name}  ({released.release_id})\n")
+    show_artifacts(released.artifacts)
+
+
+async def await_measured(
     api: Client, conversion_id: str, asked: list[MeasurementView], timeout_s: float
 ) -> list[MeasurementView]:
     """Return the measurements as they ended; ends the program when they do not in time."""
