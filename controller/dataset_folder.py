@@ -13,7 +13,7 @@ from shared.errors import InvalidInputError
 from shared.ids import Sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
@@ -22,6 +22,7 @@ _WORD = re.compile(r"[a-z0-9]+")
 _ARRAY_NAMES = frozenset({"x", "y", "slice"})
 # The oldest time that a zip can hold: the same pictures give the same bytes.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
+_ONE_KIND = "keep one kind, move the others"
 _LAYOUT = (
     "name files by their split: gate.npz, gate-1.npz, gate/x.npy, or gate/LABEL/picture.jpg; also calibration, search"
 )
@@ -61,7 +62,8 @@ def describe(
     """
     pictures = _pictures(folder)
     if pictures:
-        labels = labels or sorted({path.parent.name for split in pictures.values() for path in split})
+        labels = labels or sorted(_labels(folder, pictures))
+        _check_alone(folder)
         files = [_pack(folder, split, paths) for split, paths in sorted(pictures.items())]
     else:
         files = sorted(
@@ -93,6 +95,20 @@ def _pictures(folder: Path) -> dict[Split, list[Path]]:
         if pictures:
             found[split] = pictures
     return found
+
+
+def _labels(folder: Path, pictures: Mapping[Split, Sequence[Path]]) -> set[str]:
+    """Return the folders that pictures lie in; those that lie in their split itself have no label."""
+    found = (path.parent.relative_to(folder / split).as_posix() for split, paths in pictures.items() for path in paths)
+    return {label for label in found if label != "."}
+
+
+def _check_alone(folder: Path) -> None:
+    beside = sorted(path for path in folder.rglob("*") if path.suffix in _ARRAYS and not _hidden(folder, path))
+    if beside:
+        raise InvalidInputError(
+            field=str(beside[0]), problem="holds arrays, and beside it are pictures", remedy=_ONE_KIND
+        )
 
 
 def _pack(folder: Path, split: Split, pictures: Sequence[Path]) -> Path:
@@ -131,7 +147,5 @@ def _kind(files: Sequence[Path]) -> DatasetKind:
     if not suffixes:
         raise InvalidInputError(field="DIR", problem="holds no .npz, no .npy and no pictures", remedy=_LAYOUT)
     if ".zip" in suffixes and suffixes & _ARRAYS:
-        raise InvalidInputError(
-            field="DIR", problem="holds arrays and pictures", remedy="keep one kind, move the others"
-        )
+        raise InvalidInputError(field="DIR", problem="holds arrays and pictures", remedy=_ONE_KIND)
     return DatasetKind.IMAGES if ".zip" in suffixes else DatasetKind.ARRAYS

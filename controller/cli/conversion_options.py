@@ -69,13 +69,23 @@ DropOption = Annotated[
 AgreementOption = Annotated[
     float,
     typer.Option(
-        "--min-agreement", min=0, max=1, metavar="SHARE", help="Without labels: least share of the same top answers."
+        "--min-agreement",
+        min=0,
+        max=1,
+        metavar="SHARE",
+        help="Without labels: least share of the same top answers, as counted; a warning says what is certain of it.",
     ),
 ]
 ClassDropOption = Annotated[
     float | None,
     typer.Option(
         "--max-class-drop", min=0, max=1, metavar="SHARE", help="Largest loss of any one class. Default: not judged."
+    ),
+]
+SliceDropOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-slice-drop", min=0, max=1, metavar="SHARE", help="Largest loss of any one slice. Default: not judged."
     ),
 ]
 SnrOption = Annotated[
@@ -92,13 +102,22 @@ BatchOption = Annotated[
 
 
 def budget_of(
-    *, max_drop: float, min_agreement: float, max_class_drop: float | None, min_snr_db: float | None
+    *,
+    max_drop: float,
+    min_agreement: float,
+    max_class_drop: float | None,
+    max_slice_drop: float | None,
+    min_snr_db: float | None,
 ) -> AccuracyBudget:
     """Return the budget that the options name; what cannot be one ends the program."""
     try:
         return checked_budget(
             AccuracyBudget(
-                max_drop=max_drop, min_agreement=min_agreement, max_class_drop=max_class_drop, min_snr_db=min_snr_db
+                max_drop=max_drop,
+                min_agreement=min_agreement,
+                max_class_drop=max_class_drop,
+                max_slice_drop=max_slice_drop,
+                min_snr_db=min_snr_db,
             )
         )
     except InvalidInputError as exc:
@@ -132,6 +151,8 @@ def source_of(file: Path, asked: SourceFormat | None, scratch: Path) -> tuple[Pa
         return (packed(file, scratch) if file.is_dir() else file.absolute()), source_format
     except InvalidInputError as exc:
         fail(str(exc), code=EXIT_USAGE)
+    except OSError as exc:
+        fail(f"{exc.filename or file}: {exc.strerror}", code=EXIT_USAGE)
 
 
 def _profiles(name: str) -> Sequence[HardwareProfile]:
@@ -142,7 +163,10 @@ def _profiles(name: str) -> Sequence[HardwareProfile]:
         raise InvalidInputError(
             field="--profile", problem=f"{name} is no file and no known profile", remedy="generic, or a JSON file"
         )
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise InvalidInputError(field=f"--profile {name}", problem=f"cannot be read: {exc.strerror}") from exc
     kind: type[list[HardwareProfile] | HardwareProfile] = list[HardwareProfile] | HardwareProfile  # type: ignore[assignment] # a union is no type to mypy
     try:
         found = msgspec.json.decode(data, type=kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,6 +62,7 @@ def convert(
     max_drop: options.DropOption = 0.01,
     min_agreement: options.AgreementOption = 0.98,
     max_class_drop: options.ClassDropOption = None,
+    max_slice_drop: options.SliceDropOption = None,
     min_snr_db: options.SnrOption = None,
     objective: options.ObjectiveOption = Objective.SMALLEST,
     runtime: Annotated[
@@ -85,8 +87,11 @@ def convert(
 
     Many recipes are tried on the dataset's search split; the best of them is judged once, on its gate split.
 
+    Example: litefleet dataset make all.npz --out data && litefleet convert model.keras --data data
+
     Exit codes: 0 something passed for every profile; 1 a profile got nothing, or the work broke; 2 model, data or
-    options cannot be used; 3 not done in time; 5 the front end for this kind of model is not installed.
+    options cannot be used; 3 not done in time; 5 the front end for this kind of model, or the old runtime of a profile,
+    is not installed; 130 interrupted.
     """
     order = LocalOrder(
         file=file,
@@ -96,7 +101,11 @@ def convert(
         profiles=options.read_profiles(profile),
         schemes=tuple(scheme or ()),
         budget=options.budget_of(
-            max_drop=max_drop, min_agreement=min_agreement, max_class_drop=max_class_drop, min_snr_db=min_snr_db
+            max_drop=max_drop,
+            min_agreement=min_agreement,
+            max_class_drop=max_class_drop,
+            max_slice_drop=max_slice_drop,
+            min_snr_db=min_snr_db,
         ),
         objective=objective,
         runtimes=tuple(_runtime(one) for one in runtime or ()),
@@ -106,8 +115,34 @@ def convert(
         timeout_s=timeout_s,
         cache=cache or default_cache(),
     )
-    told_in_json = as_json or output is Format.JSON
-    _convert(order, out or Path(f"{file.resolve().stem}-converted"), told_in_json=told_in_json)
+    _check_runtimes(order)
+    folder = out or Path(f"{file.resolve().stem}-converted")
+    _check_out(folder, order)
+    _convert(order, folder, told_in_json=as_json or output is Format.JSON)
+
+
+def _check_runtimes(order: LocalOrder) -> None:
+    """Refuse an interpreter that no profile has: it would be asked nothing."""
+    for version in order.runtimes:
+        if all(version.runtime is not profile.runtime for profile in order.profiles):
+            fail(
+                f"--runtime {version.runtime}=={version.version}: none of the profiles has {version.runtime}",
+                remedy=f'add --profile with a HardwareProfile of "runtime": "{version.runtime}"',
+                code=EXIT_USAGE,
+            )
+
+
+def _check_out(out: Path, order: LocalOrder) -> None:
+    """Refuse a folder that cannot take the result, before the work and not after it."""
+    models = [_model_path(out, profile) for profile in order.profiles]
+    if any(path.exists() and path.samefile(order.file) for path in models):
+        fail(f"--out {out}: the result would be written over {order.file}", remedy="name another", code=EXIT_USAGE)
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return
+    except OSError as exc:
+        fail(f"cannot write to {out}: {exc.strerror}", remedy="name another folder by --out", code=EXIT_USAGE)
 
 
 def _convert(order: LocalOrder, out: Path, *, told_in_json: bool) -> None:
@@ -116,7 +151,7 @@ def _convert(order: LocalOrder, out: Path, *, told_in_json: bool) -> None:
     def keep(result: ConversionResult) -> None:
         nonlocal choice
         choice = choose(result.artifacts, order.profiles, order.objective)
-        _write(out, result, choice)
+        _write(out, order, result, choice)
 
     with ProgressScreen("convert", quiet=told_in_json and ERR.is_terminal) as screen:
         result = convert_here(order, screen.show, keep)
@@ -127,13 +162,17 @@ def _convert(order: LocalOrder, out: Path, *, told_in_json: bool) -> None:
     _end(result, choice, out)
 
 
-def _write(out: Path, result: ConversionResult, choice: Choice) -> None:
+def _write(out: Path, order: LocalOrder, result: ConversionResult, choice: Choice) -> None:
     """Copy what may be used, and what tells why, out of the worker's folder."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        # What an earlier conversion left would be taken for what passed in this one.
+        for path in (*(_model_path(out, profile) for profile in order.profiles), out / "card.json", out / "card.html"):
+            path.unlink(missing_ok=True)
         for artifact, profiles in choice.artifacts:
             for profile in profiles:
-                shutil.copyfile(artifact.path, _model_path(out, profile))
+                draft = _model_path(out, profile).with_suffix(".new")
+                shutil.copyfile(artifact.path, draft)
+                draft.replace(_model_path(out, profile))
         if result.card_path:
             for suffix in (".json", ".html"):
                 card = Path(result.card_path).with_suffix(suffix)

@@ -75,10 +75,17 @@ def _row(one: CandidateView, bound: float | None, *, labelled: bool) -> tuple[st
         size(one.length_bytes) if made else "–",
         percent(measured) if made and measured is not None else "–",
         f"{100 * bound:.2f} pt" if bound is not None else "",
-        (f"{one.snr_db:.1f} dB" if one.snr_db is not None else "exact") if made else "–",
+        _noise_text(one) if made else "–",
         f"{one.latency_ms:.2f} ms" if made else "–",
         outcome_text(one.outcome),
     )
+
+
+def _noise_text(one: CandidateView) -> str:
+    if one.snr_db is not None:
+        return f"{one.snr_db:.1f} dB"
+    # None is no noise at all, or no number to measure it on.
+    return "exact" if one.agreement == 1 else "–"
 
 
 def outcome_text(outcome: str) -> Text:

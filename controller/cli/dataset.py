@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Data for conversions: describe a folder, make one, push it.", no_args_is_help=True)
 
-NameOption = Annotated[str | None, typer.Option("--name", "-n", help="What it is called. Default: the folder's name.")]
+NameOption = Annotated[
+    str | None, typer.Option("--name", "-n", help="What it is called. Default: as the folder or file.")
+]
 LicenceOption = Annotated[
     str, typer.Option("--licence", help="SPDX identifier, or proprietary: a model's card says what judged it.")
 ]
@@ -31,6 +33,8 @@ LabelsOption = Annotated[
     typer.Option("--labels", help="Names of the classes in their order, with commas. Default: numbers, or folders."),
 ]
 
+SlicesOption = Annotated[str, typer.Option("--slices", help="Names of the slices in their order, with commas.")]
+
 
 @app.command()
 def describe(
@@ -38,7 +42,7 @@ def describe(
     name: NameOption = None,
     licence: LicenceOption = "proprietary",
     labels: LabelsOption = "",
-    slices: Annotated[str, typer.Option("--slices", help="Names of the slices in their order, with commas.")] = "",
+    slices: SlicesOption = "",
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Write dataset.json for a folder: calibration, search and gate shards, told apart by their names.
@@ -63,11 +67,17 @@ def describe(
 
 @app.command()
 def make(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help=".npz with x, and y if there are labels.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write; made if missing.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", exists=True, dir_okay=False, help=".npz with x; y if there are labels, slice if slices."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; made if missing.")],
     name: NameOption = None,
     licence: LicenceOption = "proprietary",
     labels: LabelsOption = "",
+    slices: SlicesOption = "",
     seed: Annotated[int, typer.Option(min=0, help="Of the permutation: another one cuts otherwise.")] = 0,
     shares: Annotated[
         str, typer.Option(help="Parts for calibration, search and gate; the gate needs the most.")
@@ -76,7 +86,7 @@ def make(
 ) -> None:
     """Cut one .npz, shuffled by a seed, into calibration, search and gate. Give it nothing that was trained on."""
     run_module("converters.dataset_split", [str(file), f"--out={out}", f"--seed={seed}", f"--shares={shares}"])
-    describe(out, name or file.stem, licence, labels, "", output)
+    describe(out, name or file.stem, licence, labels, slices, output)
 
 
 @app.command()

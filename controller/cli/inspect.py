@@ -12,7 +12,7 @@ from controller.cli.program import run_module
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The .tflite file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="The .tflite file.")],
     output: FormatOption = Format.TABLE,
     as_json: Annotated[bool, typer.Option("--json", help="As --output json.")] = False,
 ) -> None:

@@ -83,7 +83,10 @@ def convert_here(
     check_installed()
     with tempfile.TemporaryDirectory(prefix="litefleet-convert-", ignore_cleanup_errors=True) as name:
         scratch = Path(name)
-        request = _request(order, scratch)
+        try:
+            request = _request(order, scratch)
+        except OSError as exc:
+            fail(f"{exc.filename or scratch}: {exc.strerror}", code=EXIT_USAGE)
         try:
             result = asyncio.run(_run(request, order, scratch, progress))
         except (KeyboardInterrupt, asyncio.CancelledError):

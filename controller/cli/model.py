@@ -12,6 +12,7 @@ import msgspec
 import typer
 
 from controller.cli import conversion_options as options
+from controller.cli.conversion import MeasureOnOption, await_measured
 from controller.cli.conversion_screen import show_artifacts
 from controller.cli.convert_screen import ProgressScreen, show_candidates
 from controller.cli.naming import the_one
@@ -23,7 +24,7 @@ from shared.conversion import Objective
 from shared.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from controller.client import Client
     from shared.conversion import SourceFormat
@@ -46,10 +47,12 @@ def push(
     max_drop: options.DropOption = 0.01,
     min_agreement: options.AgreementOption = 0.98,
     max_class_drop: options.ClassDropOption = None,
+    max_slice_drop: options.SliceDropOption = None,
     min_snr_db: options.SnrOption = None,
     objective: options.ObjectiveOption = Objective.SMALLEST,
     image_input: options.ImageInputOption = False,
     batch: options.BatchOption = 1,
+    measure_on: MeasureOnOption = None,
     timeout_s: Annotated[
         float,
         typer.Option("--timeout", min=0, metavar="SECONDS", help="Longest time to wait; then the exit code is 3."),
@@ -66,7 +69,11 @@ def push(
         "schemes": scheme or [],
         "budget": msgspec.to_builtins(
             options.budget_of(
-                max_drop=max_drop, min_agreement=min_agreement, max_class_drop=max_class_drop, min_snr_db=min_snr_db
+                max_drop=max_drop,
+                min_agreement=min_agreement,
+                max_class_drop=max_class_drop,
+                max_slice_drop=max_slice_drop,
+                min_snr_db=min_snr_db,
             )
         ),
         "objective": objective,
@@ -78,7 +85,7 @@ def push(
 
         async def work(api: Client) -> ReleaseView:
             order = {**wanted, "model": name, **await _bring(api, name, path, known, data)}
-            return await _release(api, order, timeout_s)
+            return await _release(api, order, measure_on or [], timeout_s)
 
         released = session(context).run(work)
     if output is Format.JSON:
@@ -99,7 +106,7 @@ async def _bring(api: Client, name: str, path: Path, known: SourceFormat, data: 
     return {"version_number": version.number, "dataset_sha256": pushed.sha256}
 
 
-async def _release(api: Client, order: Mapping[str, object], timeout_s: float) -> ReleaseView:
+async def _release(api: Client, order: Mapping[str, object], devices: Sequence[str], timeout_s: float) -> ReleaseView:
     """Convert what was uploaded and release it, with progress on stderr; ends the program on failure."""
     done = await _converted(api, await api.post("/conversions", order, ConversionView), timeout_s)
     if done.state != "succeeded":
@@ -108,6 +115,16 @@ async def _release(api: Client, order: Mapping[str, object], timeout_s: float) -
         elif done.artifacts:
             show_artifacts(done.artifacts, to=ERR)
         fail(f"conversion {done.state}: {done.message or done.failure}", reason=done.failure or "", code=EXIT_FAILED)
+    for device in devices:
+        asked = (await api.measure(done.conversion_id, device)).items
+        measured = await await_measured(api, done.conversion_id, asked, timeout_s)
+        failures = [one.reason for one in measured if one.state == "failed"]
+        if failures:
+            fail(
+                f"not measured on {device}: {'; '.join(failures)}",
+                remedy=f"release it all the same: litefleet conversion release {short(done.conversion_id)}",
+                code=EXIT_FAILED,
+            )
     return await api.post("/releases", {"conversion_id": done.conversion_id}, ReleaseView)
 
 

@@ -117,6 +117,11 @@ def test_convert_for_a_profile_that_nothing_fits_ends_with_1_and_says_what_came_
         (("--data=.",), "litefleet dataset describe"),
         (("--profile=pi9",), "no known profile"),
         (("--runtime=tensorrt==1",), "not NAME==VERSION"),
+        (("--runtime=tflite-runtime==2.14.0",), "none of the profiles has tflite-runtime"),
+        (("--out=/proc/nowhere",), "cannot write to /proc/nowhere"),
+        (("--cache=/etc/hostname",), "/etc/hostname: "),
+        (("--max-class-drop=2",), "--max-class-drop"),
+        (("--max-drop=nan",), "--max-drop"),
         (("--pipeline=/etc/hostname",), "--pipeline"),
     ],
 )
@@ -126,6 +131,21 @@ def test_convert_asked_wrongly_ends_with_2_and_says_what_would_mend_it(
     answer = _convert(bench, *words)
     assert (answer.code, answer.out) == (2, "")
     assert said in answer.err
+
+
+def test_convert_never_writes_over_the_model_itself(bench: Operator, tmp_path: Path) -> None:
+    model = tmp_path / "generic.tflite"
+    model.write_bytes((bench.folder / "hot.tflite").read_bytes())
+    answer = _convert(bench, f"--out={tmp_path}", file=str(model))
+    assert (answer.code, "would be written over" in answer.err) == (2, True), answer.err
+    assert model.read_bytes() == (bench.folder / "hot.tflite").read_bytes()
+
+
+def test_convert_that_fails_leaves_no_model_of_an_earlier_one(bench: Operator, tmp_path: Path) -> None:
+    (tmp_path / "generic.tflite").write_bytes(b"of another day")
+    answer = _convert(bench, f"--out={tmp_path}", "--max-drop=0.0001")
+    assert answer.code == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"result.json"}
 
 
 @pytest.mark.parametrize(
@@ -191,6 +211,13 @@ def test_dataset_make_cuts_one_file_and_describes_it(bench: Operator) -> None:
     document = (out / DATASET_FILE).read_bytes()
     assert bench.types("dataset", "describe", str(out), "--name=all", "--licence=MIT").code == 0
     assert (out / DATASET_FILE).read_bytes() == document
+
+
+def test_dataset_make_with_slices_names_them(bench: Operator) -> None:
+    items = np.random.default_rng(3).random((100, 10), dtype=np.float32)
+    np.savez(bench.folder / "sliced.npz", x=items, slice=np.arange(100) % 2)
+    words = (str(bench.folder / "sliced.npz"), f"--out={bench.folder / 'sliced'}", "--slices=day,night", "-o", "json")
+    assert bench.types("dataset", "make", *words).read(DatasetSpec).slices == ("day", "night")
 
 
 def test_dataset_that_cannot_be_described_ends_with_2(bench: Operator, tmp_path: Path) -> None:

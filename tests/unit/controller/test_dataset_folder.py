@@ -61,6 +61,7 @@ def test_names_say_split_array_and_part(tmp_path: Path) -> None:
         (("notes.txt",), "holds no .npz"),
         (("gate.npz", "search.npz"), "none for calibration"),
         (("gate.npz", "search.npz", "calibration.zip"), "arrays and pictures"),
+        (("gate.npz", "gate/1.png"), "beside it are pictures"),
     ],
 )
 def test_folder_that_cannot_be_described_is_refused(tmp_path: Path, names: tuple[str, ...], said: str) -> None:
@@ -76,6 +77,14 @@ def test_pictures_become_one_stored_shard_a_split_whatever_their_times(tmp_path:
     assert _describe(tmp_path) == spec
     assert (spec.kind, spec.labels) == (DatasetKind.IMAGES, ("cat", "dog"))
     assert sorted(shard.path for shard in spec.shards) == ["calibration.zip", "gate.zip", "search.zip"]
+
+
+def test_pictures_of_no_label_leave_the_document_without_labels(tmp_path: Path) -> None:
+    assert _describe(_files(tmp_path, *(f"{split}/1.jpg" for split in Split))).labels == ()
+
+
+def test_pictures_in_folders_of_folders_are_labelled_by_both(tmp_path: Path) -> None:
+    assert _describe(_files(tmp_path, *(f"{split}/cat/big/1.jpg" for split in Split))).labels == ("cat/big",)
 
 
 def test_shard_missing_or_of_another_length_is_named_with_the_command_to_type(tmp_path: Path) -> None:
