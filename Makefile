@@ -8,6 +8,7 @@ MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
 READY := .venv/.ready
+STUBS := agent/serving/open_inference_pb2.py
 LOCKS := deploy/locks
 # A shim may be on PATH and still not run, so each candidate is asked; 3.11 first, since that is what CI tests.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -33,7 +34,7 @@ help:  ## Show this text
 
 # --- environment --------------------------------------------------------------------------------
 
-.venv: $(READY)  ## Make the environment: all locked packages, by hash, and litefleet itself, editable
+.venv: $(READY) $(STUBS)  ## Make the environment: all locked packages, by hash, and litefleet itself, editable
 
 # uv comes out of the lock by pip, then installs the rest of the lock. Where only pip knows the way out (its own
 # configuration for a mirror or a proxy), pip installs the same lock, more slowly.
@@ -50,6 +51,10 @@ $(READY): $(LOCKS)/dev.txt pyproject.toml
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCKS)/dev.txt; }
 	@$(BIN)/uv pip install --quiet --offline --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# Where gRPC's messages come from. Dockerfile.agent does the same.
+$(STUBS): agent/serving/open_inference.proto | $(READY)
+	@$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. $<
 
 # --- the product --------------------------------------------------------------------------------
 
@@ -114,9 +119,9 @@ imports: .venv
 dependencies: .venv
 	@$(BIN)/deptry agent shared --optional-dependencies-dev-groups cluster,controller,converters,demo,dev
 	@$(BIN)/deptry controller shared --extend-exclude '^shared/runtime' --extend-exclude '^controller/demo' \
-	  --optional-dependencies-dev-groups agent,converters,demo,dev
+	  --optional-dependencies-dev-groups agent,converters,demo,dev,grpc
 	@$(BIN)/deptry converters shared --extend-exclude '^converters/examples' \
-	  --optional-dependencies-dev-groups agent,controller,demo,dev
+	  --optional-dependencies-dev-groups agent,controller,demo,dev,grpc
 	@$(BIN)/deptry agent controller converters shared --optional-dependencies-dev-groups dev
 
 format: .venv  ## Format, and repair what ruff can repair
@@ -128,10 +133,12 @@ format: .venv  ## Format, and repair what ruff can repair
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 UPGRADE ?=
 
-locks: .venv  ## Make the lock files from pyproject.toml (needs the network)
+# Not .venv: what the locks do not name yet cannot be asked to generate anything.
+locks: $(READY)  ## Make the lock files from pyproject.toml (needs the network)
 	@$(COMPILE) $(UPGRADE) --extra dev --constraints $(LOCKS)/constraints.txt pyproject.toml --output-file $(LOCKS)/dev.txt
 	@for part in agent cluster controller converters; do \
 	  $(COMPILE) $(UPGRADE) --extra $$part --constraints $(LOCKS)/dev.txt pyproject.toml --output-file $(LOCKS)/$$part.txt; done
+	@$(COMPILE) $(UPGRADE) tests/support/outside/clients.in --output-file tests/support/outside/clients.txt
 	@for front in $(basename $(notdir $(wildcard converters/environments/*.in))); do \
 	  $(COMPILE) $(UPGRADE) converters/environments/$$front.in --output-file converters/environments/$$front.txt; done
 	@$(BIN)/python $(LOCKS)/freshness.py --write

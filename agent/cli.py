@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--http-port", type=_port, default=8080, metavar="N", help="loopback port (%(default)s); 0 = any"
     )
+    serve.add_argument("--grpc-port", type=_port, metavar="N", help="loopback port for gRPC too; 0 = any")
 
     status = commands.add_parser("status", help="show who this device is and what it holds")
     status.add_argument("--state", type=Path, required=True, metavar="DIR", help="the agent's state folder")
@@ -91,7 +92,7 @@ def _do(asked: argparse.Namespace) -> int:
         case "run":
             return _run(asked.config)
         case "serve":
-            return _serve(asked.file, asked.name, asked.http_port)
+            return _serve(asked.file, asked.name, asked.http_port, asked.grpc_port)
         case _:
             return _status(asked.state.absolute(), as_json=asked.output == "json")
 
@@ -134,10 +135,10 @@ def _run(config: Path) -> int:
     os.execv(sys.executable, [sys.executable, "-m", "agent", "--config", str(config)])  # noqa: S606 - no shell is wanted
 
 
-def _serve(file: Path, name: str, http_port: int) -> int:
+def _serve(file: Path, name: str, http_port: int, grpc_port: int | None) -> int:
     from agent.serving.local import serve_file
 
-    serve_file(file, name=name, http_port=http_port)
+    serve_file(file, name=name, http_port=http_port, grpc_port=grpc_port)
     return EXIT_OK
 
 

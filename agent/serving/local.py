@@ -26,17 +26,18 @@ from shared.pipeline import MODEL_ONLY
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from agent.serving.protocols import Listening
     from shared.pipeline import PipelineSpec
 
 UNVERIFIED = "local file: no signature was checked, no rollout stands behind it"
 _LOCAL = ReleaseId("local")
 
 
-def serve_file(path: Path, *, name: str, http_port: int, host: str = "127.0.0.1") -> None:
+def serve_file(path: Path, *, name: str, http_port: int, grpc_port: int | None = None, host: str = "127.0.0.1") -> None:
     """Serve a `.tflite` file, or a release's folder with its pipeline, until SIGINT or SIGTERM.
 
     Raises:
-        InvalidInputError: the host is not loopback, the port is in use, the path is no such file.
+        InvalidInputError: the host is not loopback, a port is in use, the path is no such file, gRPC is not installed.
         InvalidIdError: the name is no slug.
         ModelLoadError: the runtime refuses the file, or its pipeline does not fit it.
     """
@@ -47,7 +48,7 @@ def serve_file(path: Path, *, name: str, http_port: int, host: str = "127.0.0.1"
     if not is_loopback:
         raise InvalidInputError(field="host", problem=f"{host} is no loopback address", remedy="use 127.0.0.1 or ::1")
     model, pipeline = _read(path)
-    asyncio.run(_serve(model, pipeline, name=model_name(name), host=host, port=http_port))
+    asyncio.run(_serve(model, pipeline, name=model_name(name), host=host, http_port=http_port, grpc_port=grpc_port))
 
 
 class LocalLoading:
@@ -71,7 +72,9 @@ class LocalLoading:
         await self._engine.apply(Plan(serial=self._plan.serial, routes=(withheld,)))
 
 
-async def _serve(model: bytes, pipeline: PipelineSpec, *, name: ModelName, host: str, port: int) -> None:
+async def _serve(
+    model: bytes, pipeline: PipelineSpec, *, name: ModelName, host: str, http_port: int, grpc_port: int | None
+) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -84,19 +87,28 @@ async def _serve(model: bytes, pipeline: PipelineSpec, *, name: ModelName, host:
     applied = await engine.apply(_plan(name, model))
     if not applied.slots[0].loaded:
         raise ModelLoadError(applied.slots[0].error)
-    loading = LocalLoading(engine, _plan(name, model))
+    loading, traffic = LocalLoading(engine, _plan(name, model)), Traffic()
     routes = protocols.routes(engine, unverified=UNVERIFIED, loading=loading)
-    runner = web.AppRunner(create_app(routes, Traffic(), unverified=UNVERIFIED), access_log=None)
+    runner = web.AppRunner(create_app(routes, traffic, unverified=UNVERIFIED), access_log=None)
     await runner.setup()
+    listening: list[Listening] = []
     try:
-        await web.TCPSite(runner, host, port).start()
+        await web.TCPSite(runner, host, http_port).start()
         _say(f"UNVERIFIED {UNVERIFIED}")
         _say(f"serving {name} on http://{host}:{runner.addresses[0][1]}/v2/models/{name}")
+        if grpc_port is not None:
+            server, bound = await protocols.listen_grpc(
+                engine, traffic, host=host, port=grpc_port, unverified=UNVERIFIED, loading=loading
+            )
+            listening.append(server)
+            _say(f"serving {name} over gRPC on {host}:{bound}")
         await stop.wait()
     except OSError as exc:
-        problem = f"{port} on {host} cannot be used: {exc.strerror}"
+        problem = f"{http_port} on {host} cannot be used: {exc.strerror}"
         raise InvalidInputError(field="http_port", problem=problem, remedy="choose another") from exc
     finally:
+        for each in listening:
+            await each.stop()
         await runner.cleanup()
         await engine.close()
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from agent.config import AgentConfig
     from agent.serving.loading import OpenInterpreter
+    from agent.serving.protocols import Listening
 
 SHUTDOWN_S: Final = 10.0
 """Seconds that requests in flight get when the process is told to stop."""
@@ -74,10 +75,13 @@ async def serve(
             for listener in listeners:
                 # A copy: the site closes its own, and the original stays to be passed on.
                 await web.SockSite(runner, listener.dup()).start()
+            grpc = await _listen_grpc(engine, traffic, settings)
             _log.info("serving_started", boot_id=engine.recorder.boot_id, pid=os.getpid())
             await stop.wait()
             for site in tuple(runner.sites):
                 await site.stop()
+            if grpc is not None:
+                await grpc.stop()
             _log.info("serving_stopping", finished=await traffic.end(within_s=SHUTDOWN_S))
             passing.cancel()
             booting.cancel()
@@ -106,6 +110,19 @@ def main(*, open_interpreter: OpenInterpreter = open_litert) -> int:
         listener.setblocking(False)
     asyncio.run(serve(settings, listeners, open_interpreter=open_interpreter))
     return os.EX_OK
+
+
+async def _listen_grpc(engine: Engine, traffic: Traffic, settings: AgentConfig) -> Listening | None:
+    if settings.grpc_port is None:
+        return None
+    try:
+        server, port = await protocols.listen_grpc(engine, traffic, host=settings.http_host, port=settings.grpc_port)
+    except InvalidInputError as exc:
+        # Callers over HTTP must not go without answers for it.
+        _log.error("grpc_not_served", error=str(exc))
+        return None
+    _log.info("grpc_started", port=port)
+    return server
 
 
 async def _pass_on(door: socket.socket, listeners: Sequence[socket.socket]) -> None:

@@ -1,17 +1,27 @@
-"""Every protocol that is spoken over HTTP, in one list."""
+"""Every protocol that is spoken: over HTTP in one list, and gRPC where a port is set for it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from agent.serving import description, oip, tfserving
 from agent.serving import max as max_api
+from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from agent.serving.engine import Engine
     from agent.serving.standing import Loading
+    from agent.serving.traffic import Traffic
+
+
+class Listening(Protocol):
+    """A server that has been started."""
+
+    async def stop(self) -> None:
+        """Take no more calls, and let those in flight end."""
+        ...
 
 
 def routes(engine: Engine, *, unverified: str = "", loading: Loading | None = None) -> list[web.RouteDef]:
@@ -22,3 +32,26 @@ def routes(engine: Engine, *, unverified: str = "", loading: Loading | None = No
         *max_api.routes(engine),
         *description.routes(engine),
     ]
+
+
+async def listen_grpc(
+    engine: Engine,
+    traffic: Traffic,
+    *,
+    host: str,
+    port: int,
+    unverified: str = "",
+    loading: Loading | None = None,
+) -> tuple[Listening, int]:
+    """Speak gRPC on a port of its own; returns the server and the port, which differs where `port` is 0.
+
+    Raises:
+        InvalidInputError: the port is in use, or gRPC is not installed.
+    """
+    try:
+        from agent.serving.oip_grpc import GrpcServer  # noqa: PLC0415 - 15 MiB, paid only where a port is set
+    except ImportError as exc:
+        remedy = "install it: pip install 'litefleet[agent,grpc]'"
+        raise InvalidInputError(field="grpc_port", problem=f"gRPC is not installed: {exc}", remedy=remedy) from exc
+    server = GrpcServer(engine, traffic, unverified=unverified, loading=loading)
+    return server, await server.start(host, port)

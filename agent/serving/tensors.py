@@ -138,20 +138,26 @@ def datatype(dtype: str) -> str:
     return _DATATYPES.get(dtype, _TEXT)
 
 
-def _read(tensor: JsonTensor, field: str, rest: memoryview) -> tuple[NamedTensor, memoryview]:
-    """Return the tensor and what follows its bytes, where it has some."""
-    dtype = _DTYPES.get(tensor.datatype)
+def dtype_of(datatype: str, field: str) -> np.dtype[Any]:
+    """Return numpy's type of one of the protocol's names. Raises InvalidInputError."""
+    dtype = _DTYPES.get(datatype)
     if dtype is None:
         known = ", ".join(_DTYPES)
-        raise InvalidInputError(field=f"{field}.datatype", problem=f"{tensor.datatype!r} is not known", remedy=known)
+        raise InvalidInputError(field=f"{field}.datatype", problem=f"{datatype!r} is not known", remedy=known)
+    return np.dtype(dtype)
+
+
+def _read(tensor: JsonTensor, field: str, rest: memoryview) -> tuple[NamedTensor, memoryview]:
+    """Return the tensor and what follows its bytes, where it has some."""
+    dtype = dtype_of(tensor.datatype, field)
     size_bytes = tensor.parameters.binary_data_size
     if size_bytes is not None:
         raw, rest = binary_tensors.take(rest, size_bytes, field)
-        array = binary_tensors.read_numbers(raw, np.dtype(dtype), tensor.shape, field)
+        array = binary_tensors.read_numbers(raw, dtype, tensor.shape, field)
     elif isinstance(tensor.data, msgspec.UnsetType):
         raise InvalidInputError(field=f"{field}.data", problem="is missing")
     else:
-        array = _from_json(tensor.data, np.dtype(dtype), tensor, field)
+        array = _from_json(tensor.data, dtype, tensor, field)
     return NamedTensor(name=tensor.name, array=array), rest
 
 
@@ -160,13 +166,18 @@ def _from_json(data: msgspec.Raw, dtype: np.dtype[Any], tensor: JsonTensor, fiel
         array = np.array(msgspec.json.decode(data))
     except (ValueError, RecursionError) as exc:
         raise InvalidInputError(field=f"{field}.data", problem=f"not a regular array: {exc}") from exc
-    size = math.prod(tensor.shape)
-    if min(tensor.shape, default=0) < 0 or array.size != size:
-        problem = f"shape {list(tensor.shape)} has {size} elements, data has {array.size}"
+    return shaped(array, dtype, tensor.shape, field)
+
+
+def shaped(array: Tensor, dtype: np.dtype[Any], shape: tuple[int, ...], field: str) -> Tensor:
+    """Return values in the type and shape that go with them. Raises InvalidInputError when they do not."""
+    size = math.prod(shape)
+    if min(shape, default=0) < 0 or array.size != size:
+        problem = f"shape {list(shape)} has {size} elements, data has {array.size}"
         raise InvalidInputError(field=field, problem=problem)
     if not _holds(array, dtype):
-        raise InvalidInputError(field=f"{field}.data", problem=f"holds values that are not {tensor.datatype}")
-    return array.astype(dtype, copy=False).reshape(tensor.shape)
+        raise InvalidInputError(field=f"{field}.data", problem=f"holds values that are not {datatype(dtype.name)}")
+    return array.astype(dtype, copy=False).reshape(shape)
 
 
 def _holds(array: Tensor, dtype: np.dtype[Any]) -> bool:

@@ -35,8 +35,9 @@ LABELS = tuple("abcdefghij")
 class Served:
     """The API over a real engine, and a client."""
 
-    def __init__(self, engine: Engine, session: aiohttp.ClientSession, url: str) -> None:
-        self.engine, self._session, self.url = engine, session, url
+    def __init__(self, engine: Engine, session: aiohttp.ClientSession, *, url: str, grpc: str) -> None:
+        self.engine, self._session = engine, session
+        self.url, self.grpc = url, grpc
 
     async def get(self, path: str) -> tuple[int, dict[str, Any]]:
         """Ask for a page of JSON."""
@@ -68,11 +69,15 @@ async def serving() -> AsyncIterator[Served]:
     """Serve every protocol on a free port; no plan is in force yet."""
     load = partial(load_slot, cores=1, open_interpreter=open_litert)
     engine = Engine(boot_id=BootId("boot"), load=load)
-    runner = web.AppRunner(create_app(protocols.routes(engine), Traffic()), access_log=None)
+    traffic = Traffic()
+    runner = web.AppRunner(create_app(protocols.routes(engine), traffic), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, LOOPBACK, 0).start()
+    server, port = await protocols.listen_grpc(engine, traffic, host=LOOPBACK, port=0)
     async with aiohttp.ClientSession() as session:
-        yield Served(engine, session, f"http://{LOOPBACK}:{runner.addresses[0][1]}")
+        url = f"http://{LOOPBACK}:{runner.addresses[0][1]}"
+        yield Served(engine, session, url=url, grpc=f"{LOOPBACK}:{port}")
+    await server.stop()
     await runner.cleanup()
     await engine.close()
 

@@ -1,0 +1,54 @@
+"""Other people's clients, unchanged: what they were written for is what they find here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+
+from tests.support.clients import run_client
+from tests.support.serving import MODEL, one_hot, plan_of
+
+if TYPE_CHECKING:
+    from agent.core.plan import SlotSpec
+    from tests.support.inference_api import Served
+
+EXTENSIONS = ["binary_tensor_data", "model_repository", "statistics"]
+
+
+async def test_triton_client_finds_a_triton(served: Served, stable: SlotSpec) -> None:
+    await served.engine.apply(plan_of(stable))
+    address = served.url.removeprefix("http://")
+    seen = json.loads(await asyncio.to_thread(run_client, "triton_client", address, served.grpc, MODEL))
+    for number, way in enumerate(("http_binary", "http_json", "grpc")):
+        found: dict[str, Any] = seen[way]
+        assert (found["live"], found["ready"], found["model_ready"], found["nobody_ready"]) == (True, True, True, False)
+        assert (found["best"], found["id"]) == (3, "7")
+        assert found["extensions"] == EXTENSIONS
+        assert [each["name"] for each in found["metadata"]["inputs"]] == ["input"]
+        assert [(each["name"], each["state"]) for each in found["index"]] == [(MODEL, "READY")]
+        assert found["counted"] == number + 1
+    assert "Desired" in seen["http_binary"]["refused"]
+    assert "PERMISSION_DENIED" in seen["grpc"]["refused"]
+
+
+async def test_kserve_clients_find_a_kserve(served: Served, stable: SlotSpec) -> None:
+    await served.engine.apply(plan_of(stable))
+    seen = json.loads(await asyncio.to_thread(run_client, "kserve_client", served.url, served.grpc, MODEL))
+    assert len(seen) == 4
+    for found in seen.values():
+        assert found == {"live": True, "ready": True, "model_ready": True, "best": 3, "id": "7"}
+
+
+@pytest.mark.parametrize("place", ["", "/versions/4", "/labels/stable"])
+async def test_tensorflow_serving_client_finds_a_tensorflow_serving(
+    served: Served, stable: SlotSpec, place: str
+) -> None:
+    await served.engine.apply(plan_of(stable))
+    url = f"{served.url}/v1/models/{MODEL}{place}:predict"
+    answer = await asyncio.to_thread(requests.post, url, json={"instances": [one_hot(3)]}, timeout=20)
+    (scores,) = answer.json()["predictions"]
+    assert (answer.status_code, scores.index(max(scores))) == (200, 3)
