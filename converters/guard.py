@@ -2,6 +2,9 @@
 
 A process of its own between the caller and the command: it adopts whatever the command leaves behind, so that nothing
 escapes by forking, and it ends everything when the caller is gone, however that ended. Only the standard library.
+
+It bounds frameworks, not attackers: code of theirs in the command, of the same user, could kill this process first and
+live on. That none gets that far is what the loaders' checks are for.
 """
 
 from __future__ import annotations

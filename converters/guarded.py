@@ -98,7 +98,7 @@ class Guarded:
         finally:
             self._open.close()
         if not text:
-            # The guard itself was killed; the kernel then killed what it watched.
+            # The guard itself was killed; the kernel then killed the command, though not what that had started.
             return Report(code=code)
         told = json.loads(text)
         return Report(breach=Breach(told["breach"]) if told["breach"] else None, code=told["code"])
