@@ -18,6 +18,7 @@ from controller.http.endpoint import MAX_BODY_BYTES, Endpoint, mount
 from controller.http.errors import problems
 from controller.http.openapi import document
 from controller.http.request_id import request_ids
+from controller.registry.measurement_routes import endpoints as measurement_endpoints
 from controller.registry.routes import RegistryRoutes
 from controller.registry.routes import endpoints as registry_endpoints
 from controller.rollouts.routes import endpoints as rollout_endpoints
@@ -65,6 +66,7 @@ def api_table(ground: Ground, services: Services, status: StatusRoutes) -> tuple
     return (
         *blob_endpoints(ground.blobs),
         *registry_endpoints(registry),
+        *measurement_endpoints(services.measurements),
         *fleet_endpoints(services.fleet),
         *rollout_endpoints(services.rollouts),
         *api_endpoints(status),

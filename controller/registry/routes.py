@@ -22,7 +22,6 @@ from controller.registry.bodies import (
     ReleaseView,
     VersionView,
 )
-from controller.registry.measurement_routes import endpoints as measurement_endpoints
 from shared.errors import InvalidIdError
 from shared.ids import Sha256, model_name, sha256_hex
 
@@ -177,7 +176,6 @@ def endpoints(routes: RegistryRoutes) -> tuple[Endpoint, ...]:
         *_model_endpoints(routes),
         *_dataset_endpoints(routes),
         *_conversion_endpoints(routes),
-        *measurement_endpoints(routes.measurements),
         *_card_endpoints(routes),
         *_release_endpoints(routes),
     )

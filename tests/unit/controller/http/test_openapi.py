@@ -10,6 +10,8 @@ from openapi_spec_validator import validate
 from controller.http.endpoint import Body, Call, Endpoint, Page, PageQuery
 from controller.http.openapi import document
 from controller.http.structs import AsStruct
+from controller.registry.measurement_routes import endpoints as measurement_endpoints
+from controller.registry.measurements import Measurements
 from controller.registry.routes import RegistryRoutes
 from controller.registry.routes import endpoints as registry_endpoints
 from shared.wire import ProbationPolicy
@@ -55,7 +57,8 @@ def described() -> dict[str, dict[str, dict[str, object]]]:
 
 def test_document_of_the_registry_is_valid() -> None:
     routes = RegistryRoutes.__new__(RegistryRoutes)  # describing calls no service
-    validate(document([("/api/v1", endpoint) for endpoint in registry_endpoints(routes)], version="1"))
+    table = (*registry_endpoints(routes), *measurement_endpoints(Measurements.__new__(Measurements)))
+    validate(document([("/api/v1", endpoint) for endpoint in table], version="1"))
 
 
 def test_document_names_every_operation(described: dict[str, dict[str, dict[str, object]]]) -> None:
