@@ -34,7 +34,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     grpc_port: Port | None = None
     """TCP port of the Open Inference Protocol over gRPC, at the same address; 0 takes a free one. None: gRPC is not
-    loaded, since it takes 15 MiB and three times the CPU of HTTP with binary tensors. Needs the extra `grpc`."""
+    loaded, since it takes 18 MiB and three times the CPU of HTTP with binary tensors. Needs the extra `grpc`."""
 
     pulse_max_age_s: Seconds = 900.0
     """Seconds after which the newest Pulse is too old to activate under. Three of the controller's intervals."""

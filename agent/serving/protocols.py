@@ -49,7 +49,7 @@ async def listen_grpc(
         InvalidInputError: the port is in use, or gRPC is not installed.
     """
     try:
-        from agent.serving.oip_grpc import GrpcServer  # noqa: PLC0415 - 15 MiB, paid only where a port is set
+        from agent.serving.oip_grpc import GrpcServer  # noqa: PLC0415 - 18 MiB, paid only where a port is set
     except ImportError as exc:
         remedy = "install it: pip install 'litefleet[agent,grpc]'"
         raise InvalidInputError(field="grpc_port", problem=f"gRPC is not installed: {exc}", remedy=remedy) from exc
