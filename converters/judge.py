@@ -6,17 +6,19 @@ Machine-readable refusals: `nan_outputs`, `output_mismatch`, `accuracy_drop`, `a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from converters import gate, golden_cases, parity, reference, runtimes
 from converters.answers import Answerer
 from shared.conversion import CheckOutcome, ConvertedArtifact, RuntimeVersion
 from shared.hardware import Runtime
-from shared.manifest import digest
+from shared.manifest import MAX_MANIFEST_BYTES, digest
 from shared.runtime.interpreter import LiteRtInterpreter, runtime_name_and_version
 from shared.runtime.pipeline import CompiledPipeline
 
@@ -38,6 +40,11 @@ if TYPE_CHECKING:
 
 _USUAL = {Runtime.TFLITE_RUNTIME: "2.14.0"}
 """Taken for a class whose devices have not told their version: the last one that exists."""
+
+
+_GOLDEN_BYTES = MAX_MANIFEST_BYTES * 9 // 16
+"""Of the golden checks in one release, an artifact for each class: as text they take a third more, and the manifest
+holds other things, too. Large inputs so have fewer cases."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +72,7 @@ class Court:
             compared = reference.compare(judged, answerer.over(judged.samples))
         evidence = judged.evidence(compared.answers, request.budget.confident)
         interpreter = LiteRtInterpreter(content, threads=1)
-        inputs = self._golden_inputs(CompiledPipeline(self.pipeline, interpreter))
+        inputs = self._golden_inputs(CompiledPipeline(self.pipeline, interpreter), _case_bytes(interpreter))
         golden, disagreement = golden_cases.make(content, inputs, trial.recipe.scheme)
         timing = self.stopwatch.time(content, inputs[0])
         report = self._report(evidence, compared.parity.snr_db, timing, look)
@@ -94,9 +101,10 @@ class Court:
             refused=refused,
         )
 
-    def _golden_inputs(self, pipeline: CompiledPipeline) -> list[Tensor]:
-        judged = self.judged
-        chosen = golden_cases.choose(judged.truth, judged.leads, self.request.golden_cases)
+    def _golden_inputs(self, pipeline: CompiledPipeline, case_bytes: int) -> list[Tensor]:
+        judged, request = self.judged, self.request
+        room = _GOLDEN_BYTES // len(request.profiles) // max(case_bytes, 1)
+        chosen = golden_cases.choose(judged.truth, judged.leads, max(1, min(request.golden_cases, room)))
         # What remembers is asked in the order in which it was judged.
         return [pipeline.prepare(judged.samples.item(index)) for index in sorted(chosen)]
 
@@ -125,6 +133,11 @@ class Court:
         path = Path(self.request.scratch_path) / f"{trial.recipe.scheme}-{trial.sha256[:12]}.tflite"
         path.write_bytes(content)
         return path
+
+
+def _case_bytes(interpreter: LiteRtInterpreter) -> int:
+    tensors = (*interpreter.inputs, *interpreter.outputs)
+    return sum(math.prod(abs(size) for size in spec.shape) * np.dtype(spec.dtype).itemsize for spec in tensors)
 
 
 def versions_of(profile: HardwareProfile, fleet: Sequence[RuntimeVersion]) -> list[RuntimeVersion]:

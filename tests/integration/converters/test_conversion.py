@@ -252,6 +252,18 @@ def test_runtime_of_the_fleet_is_tried_or_said_to_be_untried(workshop: Workshop)
     assert any("left to devices to try on ai-edge-litert 1.0.1" in warning for warning in result.warnings)
 
 
+def test_golden_check_of_large_inputs_fits_a_manifest(workshop: Workshop) -> None:
+    width = 500_000
+    model = random_classifier(width, 2, seed=4)
+    made: Splits = {split: {"x": items(count, width)} for split, count in zip(Split, (2, 3, 6), strict=True)}
+    profiles = tuple(msgspec.structs.replace(GENERIC, profile_id=HardwareProfileId(name)) for name in ("a", "b"))
+    request = msgspec.structs.replace(
+        workshop.request(model, made), profiles=profiles, schemes=(Scheme.FLOAT32,), golden_cases=6
+    )
+    (artifact,) = convert(request, Told()).artifacts
+    assert len(artifact.golden.cases) == 2
+
+
 def test_fastest_is_chosen_when_asked_for(workshop: Workshop) -> None:
     request = msgspec.structs.replace(workshop.request(MODEL, splits()), objective=Objective.FASTEST)
     result = convert(request, Told())
