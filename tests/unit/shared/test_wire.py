@@ -115,31 +115,29 @@ MESSAGES: dict[str, msgspec.Struct] = {
 }
 
 MEASUREMENT = MeasurementId("0192f0c1-0000-7000-8000-000000000003")
+MEASURED_BODY = msgspec.structs.replace(
+    BODY,
+    measurements=(
+        wire.WantedMeasurement(
+            measurement_id=MEASUREMENT,
+            artifact=wire.TargetRef(path=f"measurements/{DIGEST}.tflite", length_bytes=20, sha256=DIGEST),
+        ),
+    ),
+)
+FIGURES = wire.Figures(
+    runs=100, cpu_p50_ms=11.5, cpu_p95_ms=12.5, wall_p50_ms=13.0, wall_p95_ms=41.0, peak_memory_bytes=4_000_000
+)
+MEASURED = wire.MeasurementReport(
+    measurement_id=MEASUREMENT,
+    sha256=DIGEST,
+    runtime=Runtime.AI_EDGE_LITERT,
+    runtime_version="2.3.0",
+    ended_at=AT,
+    figures=FIGURES,
+)
 MESSAGES |= {
-    "desired_body_measured": msgspec.structs.replace(
-        BODY,
-        measurements=(
-            wire.WantedMeasurement(
-                measurement_id=MEASUREMENT,
-                artifact=wire.TargetRef(path=f"measurements/{DIGEST}.tflite", length_bytes=20, sha256=DIGEST),
-            ),
-        ),
-    ),
-    "measurement_report": wire.MeasurementReport(
-        measurement_id=MEASUREMENT,
-        sha256=DIGEST,
-        runtime=Runtime.AI_EDGE_LITERT,
-        runtime_version="2.3.0",
-        ended_at=AT,
-        figures=wire.Figures(
-            runs=100,
-            cpu_p50_ms=11.5,
-            cpu_p95_ms=12.5,
-            wall_p50_ms=13.0,
-            wall_p95_ms=41.0,
-            peak_memory_bytes=4_000_000,
-        ),
-    ),
+    "desired_measured": msgspec.structs.replace(MESSAGES["desired"], body=MEASURED_BODY),
+    "report_measured": msgspec.structs.replace(MESSAGES["report"], measurements=(MEASURED,)),
 }
 
 
