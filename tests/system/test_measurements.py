@@ -17,7 +17,7 @@ from controller.demo.world import World, build
 from controller.views import ConversionView, MeasurementView, ReleaseView
 from shared.clock import SystemClock
 from shared.dataset import Split
-from shared.hardware import GENERIC, HardwareProfile, Runtime
+from shared.hardware import HardwareProfile, Runtime
 from shared.ids import HardwareProfileId
 from tests.support.datasets import written
 from tests.support.models import one_hot_classifier
@@ -37,8 +37,7 @@ ROOMY = HardwareProfile(
 )
 ELSEWHERE = HardwareProfile(
     profile_id=HardwareProfileId("elsewhere"),
-    architectures=GENERIC.architectures,
-    runtime=Runtime.TFLITE_RUNTIME,
+    architectures=("armv7l",),
     max_latency_ms=500.0,
 )
 
@@ -69,27 +68,14 @@ async def typed(world: World, *words: str) -> Answer:
     return await asyncio.to_thread(operator.types_in_a_shell, *words)
 
 
-async def pushed(world: World, *profiles: HardwareProfile) -> ReleaseView:
-    """Convert and release a float `.tflite` for profiles."""
-    model, named = world.folder / "model.tflite", []
+async def pushed(world: World, *words: str, profile: HardwareProfile = ROOMY) -> ReleaseView:
+    """Convert and release a float `.tflite`."""
+    model, described = world.folder / "model.tflite", world.folder / "profile.json"
     model.write_bytes(one_hot_classifier(CLASSES))
-    for profile in profiles:
-        path = world.folder / f"{profile.profile_id}.json"
-        path.write_bytes(msgspec.json.encode(profile))
-        named += ["--profile", str(path)]
+    described.write_bytes(msgspec.json.encode(profile))
     data = dataset(world.folder / "data")
-    answer = await typed(
-        world,
-        "model",
-        "push",
-        str(model),
-        "--name",
-        "peaks",
-        f"--data={data}",
-        "--scheme=float32",
-        *named,
-        "--output=json",
-    )
+    options = (f"--data={data}", f"--profile={described}", "--scheme=float32", "--output=json")
+    answer = await typed(world, "model", "push", str(model), "--name", "peaks", *options, *words)
     assert answer.code == 0, answer.err
     return answer.read(ReleaseView)
 
@@ -101,7 +87,7 @@ async def only_conversion(world: World) -> ConversionView:
 
 
 async def test_conversion_is_measured_on_a_device_that_serves_and_its_figures_are_shown(world: World) -> None:
-    release = await pushed(world, ROOMY)
+    release = await pushed(world)
     conversion = (await only_conversion(world)).conversion_id
     assert "measured on no device" in (await typed(world, "conversion", "show", conversion)).out
     unasked = await typed(world, "conversion", "show", conversion)
@@ -151,11 +137,19 @@ async def test_conversion_is_measured_on_a_device_that_serves_and_its_figures_ar
 
 
 async def test_device_of_no_class_of_the_conversion_and_unknown_device_are_refused(world: World) -> None:
-    await pushed(world, ELSEWHERE)
+    await pushed(world, profile=ELSEWHERE)
     conversion = (await only_conversion(world)).conversion_id
     wrong = await typed(world, "conversion", "measure", conversion, "--device", "device-01")
     assert wrong.code == 1
     assert "of no class that the conversion is for" in wrong.err
-    assert "runtime ai-edge-litert is not tflite-runtime" in wrong.err
+    assert f"architecture {platform.machine()} is not one of armv7l" in wrong.err
     unknown = await typed(world, "conversion", "measure", conversion, "--device", "device-99")
     assert (unknown.code, "no device device-99" in unknown.err) == (1, True)
+
+
+async def test_push_measured_first_is_released_by_the_devices_word(world: World) -> None:
+    released = await pushed(world, "--measure-on", "device-01")
+    (made,) = (await only_conversion(world)).artifacts
+    assert [budget.measured_on for budget in made.budgets] == ["device-01"]
+    again = await typed(world, "conversion", "release", (await only_conversion(world)).conversion_id, "-o", "json")
+    assert again.read(ReleaseView) == released
