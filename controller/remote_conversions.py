@@ -246,9 +246,8 @@ class _Conversation:
             if future.status == "error":
                 return self._failed(await future.exception())
             if future.status != "pending" or client.status != "running":
-                raise UnreachableError(
-                    f"the cluster let go of the conversion ({future.status})", retry_after_s=_AGAIN_S
-                )
+                problem = f"the cluster lost the conversion: its scheduler ended or cannot be reached ({future.status})"
+                raise UnreachableError(problem, retry_after_s=_AGAIN_S)
 
     def _failed(self, error: BaseException | None) -> ConversionResult:
         if isinstance(error, RetryableError):

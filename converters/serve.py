@@ -128,6 +128,8 @@ def _worker(settings: ServeSettings) -> Worker:
         port=settings.port,
         # Its limits are for data in this process, which holds none: conversions are processes with limits of their own.
         memory_limit=0,
+        # What Dask serves over HTTP asks nobody who they are.
+        dashboard_address="127.0.0.1:0",
     )
 
 

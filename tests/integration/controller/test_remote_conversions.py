@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from controller.blobs import Blobs
+from controller.registry.core.conversion import MAX_ATTEMPTS
 from controller.registry.core.types import Conversion, ConversionOrder, ConversionState, ModelVersion
 from controller.remote_conversions import ClusterSettings, DaskConverter
 from shared import dataset
@@ -191,18 +193,20 @@ async def test_worker_killed_in_the_middle_is_replaced_by_another(world: World, 
     flag = world.folder / "hung-once"
     async with asyncio.timeout(60.0), asyncio.TaskGroup() as group:
         task = group.create_task(world.convert(f"hang-first {flag}"))
-        name = await wait_until_async(lambda: _where_it_hangs(cluster), within_s=30.0)
-        left = _hung(cluster)
-        cluster.kill_worker(name)
+        await _kill_where_it_hangs(cluster)
     result, _ = task.result()
     assert result.failure is None, result.message
     assert "attempt 2: its worker was lost" in " ".join(world.steps())
-    program, child = left
-    await wait_until_async(lambda: not lives(program), what="the program ends with its worker")
-    # A front end would have had a guard, which ends it with the program.
-    os.kill(child, signal.SIGKILL)
-    cluster.start_worker(name)
-    await wait_until_async(lambda: not _hung(cluster), within_s=30.0, what="the next worker clears what was left")
+
+
+async def test_conversion_that_loses_every_worker_is_given_up(world: World, cluster: ClusterProcesses) -> None:
+    async with asyncio.timeout(90.0), asyncio.TaskGroup() as group:
+        task = group.create_task(world.convert("hang"))
+        for _ in range(MAX_ATTEMPTS):
+            await _kill_where_it_hangs(cluster)
+    result, _ = task.result()
+    assert result.failure is FailureKind.CRASHED
+    assert result.message == f"its worker was lost during each of {MAX_ATTEMPTS} attempts"
 
 
 async def test_conversion_canceled_is_gone_from_its_worker_within_seconds(
@@ -251,3 +255,15 @@ def _hung(cluster: ClusterProcesses) -> list[int]:
 
 def _where_it_hangs(cluster: ClusterProcesses) -> str:
     return next((name for name in WORKERS if any(cluster.worker_folder(name).glob(HUNG))), "")
+
+
+async def _kill_where_it_hangs(cluster: ClusterProcesses) -> None:
+    """Kill the worker whose conversion hangs, and start it anew."""
+    name = await wait_until_async(lambda: _where_it_hangs(cluster), within_s=40.0)
+    program, child = await wait_until_async(lambda: _hung(cluster))
+    cluster.kill_worker(name)
+    await wait_until_async(lambda: not lives(program), what="the program ends with its worker")
+    # A front end would have had a guard, which ends it with the program.
+    os.kill(child, signal.SIGKILL)
+    shutil.rmtree(cluster.worker_folder(name) / "scratch")
+    cluster.start_worker(name)
