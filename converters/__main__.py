@@ -6,6 +6,7 @@ imported here: each source is opened by a worker of its own (`converters.process
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from typing import TYPE_CHECKING
@@ -66,6 +67,11 @@ class _Progress:
 
 
 def _unforeseen(error: Exception) -> ConversionResult:
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        problem = (
+            "the disk is full: make room where conversions work (TMPDIR, or the controller's state), and try again"
+        )
+        return ConversionResult(failure=FailureKind.CRASHED, message=problem)
     name = type(error).__name__
     kind = FailureKind.OUT_OF_MEMORY if isinstance(error, MemoryError) else FailureKind.CRASHED
     first_line = (str(error).strip().splitlines() or [""])[0][:300]

@@ -6,6 +6,7 @@ the sha256 of what it holds: a damaged one is as good as none.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -44,23 +45,20 @@ class Cache:
         return body
 
     def put(self, key: str, content: bytes) -> None:
-        """Keep `content` as `key`.
-
-        Raises:
-            OSError: the disk is full, or the folder is not to be written.
-        """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        """Keep `content` as `key`, if that can be done: a full disk costs the memory of a conversion, not its work."""
         # The process in the name: two conversions may make the same piece at once.
         draft = self._folder / f"{key}.{os.getpid()}{_NEW}"
-        try:
-            with draft.open("wb") as file:
-                file.write(content)
-                file.write(hashlib.sha256(content).digest())
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self._folder / key)
-        finally:
-            draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with draft.open("wb") as file:
+                    file.write(content)
+                    file.write(hashlib.sha256(content).digest())
+                    file.flush()
+                    os.fsync(file.fileno())
+                draft.replace(self._folder / key)
+            finally:
+                draft.unlink(missing_ok=True)
 
     def get_struct(self, key: str, kind: type[T]) -> T | None:
         """Return the struct that was kept as `key`, or None."""
@@ -72,7 +70,7 @@ class Cache:
             return None
 
     def put_struct(self, key: str, value: msgspec.Struct) -> None:
-        """Keep a struct as `key`. Raises OSError."""
+        """Keep a struct as `key`, if that can be done."""
         self.put(key, msgspec.json.encode(value))
 
 
