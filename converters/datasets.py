@@ -92,6 +92,7 @@ def open_dataset(request: ConversionRequest, scratch: Path) -> Dataset:
     """
     folder = Path(request.dataset_path)
     spec = _document(folder / DATASET_FILE)
+    _check_order(spec.labels, request.pipeline.labels)
     splits = {split: _split(spec, split, folder, request.pipeline, scratch) for split in Split}
     doubts = check_disjoint(splits)
     return Dataset(spec=spec, splits=splits, doubts=doubts)
@@ -176,6 +177,18 @@ def _document(path: Path) -> DatasetSpec:
         if len(set(names)) != len(names):
             raise InvalidInputError(field=f"{DATASET_FILE}.{field}", problem="names one twice")
     return spec
+
+
+def _check_order(labels: Sequence[str], answers: Sequence[str]) -> None:
+    """Refuse classes that data and model count in another order: every label would be wrong, and none out of range."""
+    place = {name: number for number, name in enumerate(answers)}
+    for number, name in enumerate(labels):
+        if place.get(name, number) != number:
+            raise InvalidInputError(
+                field=f"{DATASET_FILE}.labels",
+                problem=f"{name[:50]} is class {number} of the data, and {place[name]} of the pipeline",
+                remedy="name them in the order of the model's answers: litefleet dataset describe DIR --labels …",
+            )
 
 
 def _split(spec: DatasetSpec, split: Split, folder: Path, pipeline: PipelineSpec, scratch: Path) -> Samples:

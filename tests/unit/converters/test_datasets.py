@@ -261,6 +261,18 @@ def test_images_are_decoded_and_resized_as_on_a_device(tmp_path: Path) -> None:
     assert gate.item(0).dtype == np.uint8
 
 
+@pytest.mark.parametrize("answers", [("dog", "cat"), ("bird", "cat", "dog")])
+def test_classes_in_another_order_than_the_models_are_refused(tmp_path: Path, answers: tuple[str, ...]) -> None:
+    problem = problem_of(pictures(tmp_path), msgspec.structs.replace(PICTURES, labels=answers))
+    assert problem.field == "dataset.json.labels"
+    assert "cat is class 0 of the data, and 1 of the pipeline" in str(problem)
+
+
+def test_classes_in_the_models_order_or_of_other_names_are_taken(tmp_path: Path) -> None:
+    for answers in (("cat", "dog", "owl"), ("Katze", "Hund")):
+        assert opened(pictures(tmp_path), msgspec.structs.replace(PICTURES, labels=answers)).spec.labels
+
+
 def test_images_in_no_folders_have_no_labels(tmp_path: Path) -> None:
     assert opened(pictures(tmp_path, name="{number}.png"), PICTURES).splits[Split.GATE].labels is None
 
