@@ -55,7 +55,7 @@ class _Timed:
 
     def moments(self) -> Moments:
         """Return what was seen since `begin`."""
-        return Moments(began_s=self.began_s, invoked_s=self.invoked_s, ended_s=self.ended_s, runs=self.runs)
+        return Moments(self.began_s, self.invoked_s, self.ended_s, self.runs)
 
 
 class Lane:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,9 +49,8 @@ class ClassifyRequest:
 Request = InferRequest | ClassifyRequest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moments:
-    """When a run did what, in seconds of the monotonic clock."""
+class Moments(NamedTuple):
+    """When a run did what, in seconds of the monotonic clock. A tuple, since one is made for every request."""
 
     began_s: float
     """A thread took the request."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from agent.serving.exchange import Reply
 
-_NS = 1_000_000_000
+_NS, _NS_IN_MS = 1_000_000_000, 1_000_000
 
 
 class Work:
@@ -36,20 +36,22 @@ class Work:
 
     def answered(self, reply: Reply, *, ready_s: float) -> None:
         """Add an answer that was ready to be sent at `ready_s` (monotonic)."""
-        received_s, moments = reply.ask.received_s, reply.outcome.moments
-        infer_s = reply.outcome.invoke_ms / 1000
-        waited_s, took_s = moments.began_s - reply.asked_s, ready_s - received_s
+        ask, outcome = reply.ask, reply.outcome
+        received_s, asked_s = ask.received_s, reply.asked_s
+        began_s, invoked_s, _, runs = outcome.moments
+        took_ns, queue_ns = int((ready_s - received_s) * _NS), int((began_s - asked_s) * _NS)
         # Parsing before the wait, the pipeline's steps behind it.
-        input_s = (reply.asked_s - received_s) + (moments.invoked_s - moments.began_s)
+        input_ns = int((asked_s - received_s + invoked_s - began_s) * _NS)
+        infer_ns = int(outcome.invoke_ms * _NS_IN_MS)
         self.success_count += 1
-        self.success_ns += int(took_s * _NS)
-        self.queue_ns += int(waited_s * _NS)
-        self.input_ns += int(input_s * _NS)
-        self.infer_ns += int(infer_s * _NS)
+        self.success_ns += took_ns
+        self.queue_ns += queue_ns
+        self.input_ns += input_ns
+        self.infer_ns += infer_ns
         # Whatever is left, so that the four parts make up the whole.
-        self.output_ns += int(max(0.0, took_s - waited_s - input_s - infer_s) * _NS)
-        self.inferences += reply.ask.request.rows
-        self.executions += moments.runs
+        self.output_ns += took_ns - queue_ns - input_ns - infer_ns
+        self.inferences += ask.request.rows
+        self.executions += runs
         self.last_s = received_s
 
     def failed(self, took_s: float) -> None:
