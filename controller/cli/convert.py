@@ -165,6 +165,7 @@ def _convert(order: LocalOrder, out: Path, *, told_in_json: bool) -> None:
 def _write(out: Path, order: LocalOrder, result: ConversionResult, choice: Choice) -> None:
     """Copy what may be used, and what tells why, out of the worker's folder."""
     try:
+        out.mkdir(parents=True, exist_ok=True)
         # What an earlier conversion left would be taken for what passed in this one.
         for path in (*(_model_path(out, profile) for profile in order.profiles), out / "card.json", out / "card.html"):
             path.unlink(missing_ok=True)

@@ -144,8 +144,15 @@ def test_convert_never_writes_over_the_model_itself(bench: Operator, tmp_path: P
 def test_convert_that_fails_leaves_no_model_of_an_earlier_one(bench: Operator, tmp_path: Path) -> None:
     (tmp_path / "generic.tflite").write_bytes(b"of another day")
     answer = _convert(bench, f"--out={tmp_path}", "--max-drop=0.0001")
-    assert answer.code == 2
+    assert (answer.code, "38,415 are needed" in answer.err) == (2, True), answer.err
     assert {path.name for path in tmp_path.iterdir()} == {"result.json"}
+
+
+def test_convert_into_a_folder_that_is_not_there_makes_it(bench: Operator, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "folder"
+    answer = _convert(bench, f"--out={out}", "--max-drop=0.05", "--scheme=float16")
+    assert answer.code == 0, answer.err
+    assert (out / "generic.tflite").is_file()
 
 
 @pytest.mark.parametrize(
