@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -17,7 +17,7 @@ from agent.serving import standing, tensors
 from agent.serving.api import json_answer, problem, read_body, send
 from agent.serving.binary_tensors import LENGTH_HEADER
 from agent.serving.exchange import Ask
-from agent.serving.oip_messages import Done, IndexBody, Live, ModelReady, Ready
+from agent.serving.oip_messages import Done, IndexBody, Live, LoadBody, ModelReady, Ready
 from agent.serving.requests import ClassifyRequest
 from shared.decoding import MALFORMED
 from shared.errors import InvalidInputError
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from agent.serving.exchange import LiveRoute, Reply
     from agent.serving.requests import Request
     from agent.serving.standing import Loading
+
+Body = TypeVar("Body", IndexBody, LoadBody)
 
 IMAGE_TYPES: Final = frozenset({"image/jpeg", "image/png", "application/octet-stream"})
 
@@ -93,18 +95,16 @@ class _Protocol:
         return json_answer(standing.statistics(self._engine, name=name, version=asked.get("version")))
 
     async def _index(self, request: web.Request) -> web.Response:
-        data = await read_body(request)
-        try:
-            body = msgspec.json.decode(data, type=IndexBody) if data else IndexBody()
-        except MALFORMED as exc:
-            raise InvalidInputError(field="body", problem=str(exc), remedy='send {"ready": true} or nothing') from exc
+        body = _decode(await read_body(request), IndexBody, remedy='send {"ready": true} or nothing')
         return json_answer(standing.index(self._engine, ready_only=body.ready))
 
     async def _load(self, request: web.Request) -> web.Response:
+        standing.check_parameters(_decode(await read_body(request), LoadBody, remedy="send nothing").parameters)
         await self._loading.load(ModelName(request.match_info["model"]))
         return json_answer(Done())
 
     async def _unload(self, request: web.Request) -> web.Response:
+        standing.check_parameters(_decode(await read_body(request), LoadBody, remedy="send nothing").parameters)
         await self._loading.unload(ModelName(request.match_info["model"]))
         return json_answer(Done())
 
@@ -145,6 +145,14 @@ class _Protocol:
 
     def _route(self, request: web.Request) -> LiveRoute:
         return self._engine.route(ModelName(request.match_info["model"]))
+
+
+def _decode(data: bytes, kind: type[Body], *, remedy: str) -> Body:
+    """Return a body of which every member has a default, so that none at all will do. Raises InvalidInputError."""
+    try:
+        return msgspec.json.decode(data or b"{}", type=kind)
+    except MALFORMED as exc:
+        raise InvalidInputError(field="body", problem=str(exc), remedy=remedy) from exc
 
 
 def _binary(value: dict[str, object], blobs: list[bytes]) -> web.Response:

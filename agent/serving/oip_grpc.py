@@ -183,10 +183,12 @@ class _Service:
         )
 
     async def _load(self, asked: Message) -> Message:
+        standing.check_parameters(asked.parameters)
         await self._loading.load(ModelName(asked.model_name))
         return wire.RepositoryModelLoadResponse()
 
     async def _unload(self, asked: Message) -> Message:
+        standing.check_parameters(asked.parameters)
         await self._loading.unload(ModelName(asked.model_name))
         return wire.RepositoryModelUnloadResponse()
 

@@ -103,6 +103,13 @@ class IndexBody(msgspec.Struct, frozen=True, kw_only=True):
     """Only what answers."""
 
 
+class LoadBody(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model is to be loaded or unloaded."""
+
+    parameters: dict[str, object] = {}
+    """`unload_dependents` when unloading, of which there are none here; any other is refused."""
+
+
 class IndexEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One version of a model, or a model of which no version answers."""
 

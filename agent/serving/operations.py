@@ -51,7 +51,7 @@ _ASKS: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStat
 _SENDS: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE})
 """Of everything with a body."""
 _INFERS: Final = _ASKS | _SENDS | {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INTERNAL_SERVER_ERROR}
-_KEEPS: Final = _ASKS | {HTTPStatus.FORBIDDEN}
+_KEEPS: Final = _ASKS | _SENDS | {HTTPStatus.FORBIDDEN}
 
 
 def _get(path: str, tag: str, summary: str, answer: object, refusals: frozenset[HTTPStatus] = _ASKS) -> Operation:
@@ -79,10 +79,17 @@ def _oip() -> list[Operation]:
         ),
     ]
     for verb, does in (("load", "Load a model (development server only)"), ("unload", "Stop answering for a model")):
-        path = f"/v2/repository/models/{{model}}/{verb}"
-        table.append(
-            Operation(method="post", path=path, tag=tag, summary=does, answer=oip.Done, refusals=_KEEPS),
+        keep = Operation(
+            method="post",
+            path=f"/v2/repository/models/{{model}}/{verb}",
+            tag=tag,
+            summary=does,
+            answer=oip.Done,
+            body=oip.LoadBody,
+            needs_body=False,
+            refusals=_KEEPS,
         )
+        table.append(keep)
     for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         table += [
             _get(model, tag, "What a model takes and gives", oip.ModelMetadata),

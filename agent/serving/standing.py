@@ -18,8 +18,11 @@ from agent.serving.oip_messages import (
     TensorMetadata,
 )
 from shared.clock import SystemClock
+from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from agent.serving.engine import Engine
     from agent.serving.exchange import LiveRoute
     from agent.serving.instance import Instance
@@ -86,6 +89,14 @@ def parameters(instance: Instance, *, unverified: str) -> dict[str, str]:
     """Return what is said of a release with every answer of it."""
     known: dict[str, str] = {"release_id": instance.slot.release_id}
     return {**known, "unverified": unverified} if unverified else known
+
+
+def check_parameters(given: Collection[str]) -> None:
+    """Refuse what is asked of a loading and not done, such as another configuration. Raises InvalidInputError."""
+    unknown = sorted(set(given) - {"unload_dependents"})
+    if unknown:
+        problem = f"{', '.join(unknown)} is not done: a model is loaded as it was given to this server"
+        raise InvalidInputError(field="parameters", problem=problem, remedy="leave it out")
 
 
 def index(engine: Engine, *, ready_only: bool) -> list[IndexEntry]:

@@ -71,6 +71,15 @@ async def test_model_of_a_fleet_is_loaded_and_unloaded_by_its_desired_alone(
     assert (await served.get("/v2/health/ready"))[0] == 200
 
 
+async def test_loading_otherwise_than_is_done_is_refused_and_not_ignored(served: Served, stable: SlotSpec) -> None:
+    await served.engine.apply(plan_of(stable))
+    status, body, _ = await served.post(f"/v2/repository/models/{MODEL}/load", b'{"parameters": {"config": "{}"}}')
+    assert (status, body["reason"]) == (400, "invalid_input")
+    assert "config" in body["error"]
+    dependents = b'{"parameters": {"unload_dependents": true}}'
+    assert (await served.post(f"/v2/repository/models/{MODEL}/unload", dependents))[0] == 403
+
+
 async def test_local_model_is_unloaded_and_loaded_again(served: Served, stable: SlotSpec) -> None:
     plan = plan_of(stable)
     await served.engine.apply(plan)
