@@ -260,7 +260,7 @@ def _converter(ground: Ground) -> Worker:
 def _remote_converter(ground: Ground, limits: ConvertLimits) -> Worker:
     config = ground.config
     certificates = config.cluster_certificates
-    if certificates and certificates.ca.read_bytes().strip() == _own_authority(ground):
+    if certificates and certificates.ca.read_bytes().strip() == ground.trust.authority.ca_file.read_bytes().strip():
         raise InvalidInputError(
             field="convert_cluster_ca",
             problem="vouches for every device of this fleet, and whoever it vouches for may run code in the cluster",
@@ -277,10 +277,6 @@ def _remote_converter(ground: Ground, limits: ConvertLimits) -> Worker:
     settings = ClusterSettings(scheduler=config.convert_cluster, certificates=certificates)
     scratch = config.state_dir / "scratch"
     return DaskConverter(settings=settings, blobs=ground.blobs, scratch=scratch, limits=limits)
-
-
-def _own_authority(ground: Ground) -> bytes:
-    return ground.trust.authority.controller_files().ca.read_bytes().strip()
 
 
 def _ingest(

@@ -25,8 +25,8 @@ class ClusterProcesses:
         self.folder = folder
         self.authority = Authority("cluster")
         self.ca, self.certificate, self.key = self.authority.write_member(folder, "everybody")
-        self._port = free_port()
-        self.address = f"tls://{LOOPBACK}:{self._port}"
+        self.port = free_port()
+        self.address = f"tls://{LOOPBACK}:{self.port}"
         self._scheduler: subprocess.Popen[bytes] | None = None
         self._workers: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -37,13 +37,13 @@ class ClusterProcesses:
             "-m",
             "distributed.cli.dask_scheduler",
             f"--host={LOOPBACK}",
-            f"--port={self._port}",
+            f"--port={self.port}",
             "--protocol=tls",
         ]
         self._scheduler = self._run(
             [*command, *files, "--no-dashboard", "--dashboard-address=127.0.0.1:0"], "scheduler"
         )
-        wait_until(lambda: accepts_connections(self._port), within_s=_START_S, what=self.log("scheduler"))
+        wait_until(lambda: accepts_connections(self.port), within_s=_START_S, what=self.log("scheduler"))
 
     def stop_scheduler(self) -> None:
         """End the scheduler; workers stay and look for it."""

@@ -170,7 +170,7 @@ async def test_controller_is_small_and_holds_no_framework(controller: Controller
     await _get(controller, "/healthz")
     assert controller.resident_bytes < 112 * 1024 * 1024
     mapped = controller.mapped_files
-    assert [name for name in ("numpy", "tensorflow", "litert", "PIL") if f"/{name}" in mapped] == []
+    assert [name for name in ("numpy", "tensorflow", "litert", "PIL", "tornado") if f"/{name}" in mapped] == []
 
 
 def test_controller_imports_no_framework() -> None:

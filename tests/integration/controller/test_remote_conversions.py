@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import socket
+import ssl
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -28,8 +30,9 @@ from shared.manifest import Scheme
 from shared.pipeline import MODEL_ONLY
 from tests.support.authority import Authority
 from tests.support.cluster import ClusterProcesses
+from tests.support.controller_process import ControllerProcess
 from tests.support.datasets import opaque, spec_of
-from tests.support.ports import free_port
+from tests.support.ports import LOOPBACK, free_port
 from tests.support.programs import lives
 from tests.support.waiting import wait_until_async
 
@@ -239,6 +242,39 @@ async def test_attack_certificate_of_another_authority_is_refused(world: World) 
         strange = ClusterCertificates(ca=root, certificate=certificate, key=key)
         with pytest.raises(UnreachableError, match="cannot be reached"):
             await world.convert("good", by=world.converter(replace(world.settings, certificates=strange)))
+
+
+def test_attack_client_without_a_certificate_is_refused(cluster: ClusterProcesses) -> None:
+    context = ssl.create_default_context(cafile=cluster.ca)
+    context.check_hostname = False
+    with (
+        socket.create_connection((LOOPBACK, cluster.port), timeout=10.0) as plain,
+        context.wrap_socket(plain) as encrypted,
+    ):
+        # With TLS 1.3 a client learns of its refusal when it reads.
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            encrypted.recv(1)
+
+
+async def test_attack_client_without_tls_is_refused(world: World, cluster: ClusterProcesses) -> None:
+    plain = ClusterSettings(scheduler=f"tcp://{LOOPBACK}:{cluster.port}", certificates=None)
+    with pytest.raises(UnreachableError, match="cannot be reached"):
+        await world.convert("good", by=world.converter(plain))
+
+
+def test_attack_cluster_for_which_the_devices_authority_vouches_is_refused(
+    cluster: ClusterProcesses, tmp_path: Path
+) -> None:
+    names = {"convert_cluster_certificate": str(cluster.certificate), "convert_cluster_key": str(cluster.key)}
+    with ControllerProcess(
+        tmp_path, convert_cluster_ca=str(cluster.ca), convert_cluster=cluster.address, **names
+    ) as good:
+        own = good.state_dir / "authority" / "ca.pem"
+        assert good.stop() == 0
+    bad = ControllerProcess(tmp_path, convert_cluster_ca=str(own), convert_cluster=cluster.address, **names)
+    refused = bad.launch().wait(30.0)
+    assert refused != 0
+    assert "vouches for every device of this fleet" in bad.log
 
 
 async def test_scheduler_that_is_away_is_told_and_waited_for(world: World) -> None:
