@@ -70,9 +70,18 @@ def _shuffled(labels: Tensor | None, count: int, random: np.random.Generator) ->
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as data:
+            _check_names(data.files, path)
             return {name: data[name] for name in _ARRAYS if name in data.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as exc:
         raise InvalidInputError(field=str(path), problem=f"is no readable .npz: {exc}") from exc
+
+
+def _check_names(names: Sequence[str], path: Path) -> None:
+    others = sorted(set(names) - set(_ARRAYS))
+    # Labels by another name would be lost without a word.
+    if others and "y" not in names:
+        problem = f"holds {', '.join(others)[:100]}, and no y"
+        raise InvalidInputError(field=str(path), problem=problem, remedy="call labels y, and leave out what is none")
 
 
 def _shares(text: str) -> tuple[float, ...]:

@@ -145,12 +145,22 @@ def report(evidence: Evidence, names: Sequence[str], slices: Sequence[str], marg
     )
 
 
-def refusal(measured: GateReport, budget: AccuracyBudget) -> str:
-    """Return "" for an artifact within the budget, else the first word and figures that speak against it."""
-    if measured.drop is not None:
-        problem = _drop_refusal(measured.drop, budget.max_drop)
-    else:
-        problem = _agreement_refusal(measured, budget)
+def knows_nothing(evidence: Evidence) -> bool:
+    """Whether the source is right no more often than a constant answer, so that labels show no artifact's loss."""
+    if evidence.labels is None:
+        return False
+    constant = float(np.bincount(evidence.labels).max() / len(evidence.labels))
+    return float((evidence.source == evidence.labels).mean()) <= constant
+
+
+def refusal(measured: GateReport, budget: AccuracyBudget, *, by_agreement: bool = False) -> str:
+    """Return "" for an artifact within the budget, else the first word and figures that speak against it.
+
+    Where there are no labels, or these show nothing (`by_agreement`), it must answer as its source does.
+    """
+    problem = _drop_refusal(measured.drop, budget.max_drop) if measured.drop is not None else ""
+    if measured.drop is None or by_agreement:
+        problem = problem or _agreement_refusal(measured, budget)
     return (
         problem
         or _group_refusal("class_drop", measured.classes, budget.max_class_drop, budget.min_class_samples)

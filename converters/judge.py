@@ -79,7 +79,7 @@ class Court:
         accuracy = gate.accuracy(evidence)
         refused = (
             parity.refusal(compared.parity, trial.recipe.scheme, accuracy.samples)
-            or gate.refusal(report, request.budget)
+            or gate.refusal(report, request.budget, by_agreement=gate.knows_nothing(evidence))
             or disagreement
         )
         if not refused:

@@ -227,6 +227,13 @@ def test_dataset_make_with_slices_names_them(bench: Operator) -> None:
     assert bench.types("dataset", "make", *words).read(DatasetSpec).slices == ("day", "night")
 
 
+def test_dataset_make_refuses_labels_by_another_name(bench: Operator, capfd: pytest.CaptureFixture[str]) -> None:
+    np.savez(bench.folder / "named.npz", x=np.zeros((9, 2)), labels=np.zeros(9, int))
+    made = bench.types("dataset", "make", str(bench.folder / "named.npz"), f"--out={bench.folder / 'named'}")
+    assert made.code == 2
+    assert "holds labels, and no y (call labels y" in made.err + capfd.readouterr().err
+
+
 def test_dataset_that_cannot_be_described_ends_with_2(bench: Operator, tmp_path: Path) -> None:
     answer = bench.types("dataset", "describe", str(tmp_path))
     assert (answer.code, "name files by their split" in answer.err) == (2, True)

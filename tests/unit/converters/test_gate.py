@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING
 
@@ -205,3 +206,16 @@ def test_report_shows_what_changed_and_into_what() -> None:
 
 def test_report_of_many_changes_keeps_to_what_a_page_can_show() -> None:
     assert len(report(evidence(2000, lost=500)).changed) == 64
+
+
+def test_labels_of_which_the_source_knows_nothing_let_agreement_judge() -> None:
+    # Classes counted from 1 where the source counts from 0; a tenth of its answers became other ones.
+    right = evidence(2000, lost=200)
+    assert right.labels is not None
+    blind = dataclasses.replace(right, labels=(right.labels + 1) % 10)
+    assert gate.knows_nothing(blind)
+    measured = report(blind)
+    assert gate.refusal(measured, BUDGET) == ""
+    assert gate.refusal(measured, BUDGET, by_agreement=True) == "agreement: 0.9000 < 0.9800"
+    assert not gate.knows_nothing(evidence(100, lost=3))
+    assert not gate.knows_nothing(evidence(100, labelled=False))
