@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _NUMERIC = "biuf"
 _MAX_PACKED_BYTES = 4 * 2**30
 """Of one compressed array, unpacked: zeros pack 1,000 to 1. Larger ones are stored as they are, or as `.npy`."""
+_LABELS = "y"
 _PIECE_BYTES = 2**20
 ZIP_ERRORS = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
 """What zipfile raises at files that are none, cut, encrypted, or packed in a way that it does not know."""
@@ -94,6 +95,13 @@ def map_npz(path: Path, keys: dict[str, str], field: str, unpacked: Path) -> dic
             missing = [key for key, remedy in keys.items() if remedy and key not in found]
             if missing:
                 raise InvalidInputError(field=f"{field}.{missing[0]}", problem="is missing", remedy=keys[missing[0]])
+            others = sorted(name.removesuffix(".npy") for name in names - {f"{key}.npy" for key in keys})
+            # Labels by another name would be lost without a word.
+            if others and _LABELS in keys and _LABELS not in found:
+                remedy = f"call labels {_LABELS}, and leave out what is none"
+                raise InvalidInputError(
+                    field=field, problem=f"holds {', '.join(others)[:100]}, and no y", remedy=remedy
+                )
             return {
                 key: _member(path, archive, archive.getinfo(member), f"{field}.{key}", unpacked)
                 for key, member in found.items()

@@ -108,6 +108,11 @@ def test_dataset_without_labels_has_none(tmp_path: Path) -> None:
     assert opened(written(tmp_path, split_arrays())).splits[Split.GATE].labels is None
 
 
+def test_labels_by_another_name_are_refused(tmp_path: Path) -> None:
+    problem = problem_of(written(tmp_path, split_arrays(labels=np.arange(60) % 3)))
+    assert "holds labels, and no y (call labels y" in str(problem)
+
+
 def test_samples_come_in_blocks_across_their_parts(tmp_path: Path) -> None:
     shards = []
     for split, arrays in split_arrays(y=np.arange(60) % 3).items():
