@@ -13,6 +13,9 @@ from agent.core.commands import (
     CancelFetch,
     Command,
     FetchRelease,
+    ForgetMeasurement,
+    MeasureArtifact,
+    PauseMeasurement,
     PublishReport,
     RemoveRelease,
     RequestDocuments,
@@ -225,7 +228,8 @@ class SimulatedDevice:
                     self._later(2.0, 6.0, life, self._resend)
             case RemoveRelease(release_id=release_id):
                 self.disk.discard(release_id)
-            case CancelFetch():
+            case CancelFetch() | MeasureArtifact() | PauseMeasurement() | ForgetMeasurement():
+                # No Desired here asks for figures.
                 pass
 
     def _later(self, least: float, most: float, life: int, action: object) -> None:
