@@ -113,13 +113,7 @@ def wire(ground: Ground) -> Services:
     )
     return Services(
         registry=Registry(database=database, blobs=ground.blobs, clock=clock),
-        conversions=Conversions(
-            database=database,
-            blobs=ground.blobs,
-            worker=_converter(ground),
-            runtimes=FleetRuntimes(),
-            clock=clock,
-        ),
+        conversions=_conversions(ground),
         measurements=measurements,
         releases=releases,
         fleet=fleet,
@@ -132,6 +126,16 @@ def wire(ground: Ground) -> Services:
         ingest=_ingest(ground, broker, reports=(rollouts, measurements), desired=desired, telemetry=telemetry),
         dispatch=Dispatch(database=database, rollouts=rollouts, clock=clock),
         deltas=_deltas(ground, rollouts=rollouts, desired=desired, releases=releases),
+    )
+
+
+def _conversions(ground: Ground) -> Conversions:
+    return Conversions(
+        database=ground.database,
+        blobs=ground.blobs,
+        worker=_converter(ground),
+        runtimes=FleetRuntimes(),
+        clock=ground.clock,
     )
 
 

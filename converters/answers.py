@@ -105,6 +105,7 @@ class _Lane:
         self._batch = BLOCK if self._pipeline.model_input.shape[:1] == (-1,) else 1
 
     def answer(self, items: Tensor) -> Block:
+        """Answer items, in batches where the model takes any."""
         rows = []
         for start in range(0, len(items), self._batch):
             fed = np.stack([self._pipeline.prepare(item) for item in items[start : start + self._batch]])

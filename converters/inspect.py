@@ -53,18 +53,22 @@ class _Tensor:
 
     @cached_property
     def name(self) -> str:
+        """What the file calls it."""
         return self.table.text(schema.TENSOR_NAME)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
+        """Sizes, the batch as 1."""
         return self.table.integers(schema.TENSOR_SHAPE)
 
     @cached_property
     def dtype(self) -> str:
+        """Its numbers as numpy calls them, or `unknown`."""
         return str(_TYPES.get(self.table.number(schema.TENSOR_TYPE, "b"), "unknown"))
 
     @cached_property
     def buffer(self) -> int:
+        """Index of the buffer that holds its content."""
         return self.table.number(schema.TENSOR_BUFFER, "I")
 
     @cached_property
@@ -74,14 +78,17 @@ class _Tensor:
 
     @cached_property
     def is_weight(self) -> bool:
+        """Whether it holds numbers that were trained, and not shapes or indexes."""
         return self.span[1] > 0 and (self.dtype not in _SIZES or bool(self.scales))
 
     @property
     def scales(self) -> tuple[float, ...]:
+        """Of its quantization; empty where it has none."""
         quantization = self.table.table(schema.TENSOR_QUANTIZATION)
         return () if quantization is None else quantization.numbers(schema.QUANTIZATION_SCALE, "f")
 
     def described(self) -> CardTensor:
+        """Return it as the card shows it."""
         quantization, scales = self.table.table(schema.TENSOR_QUANTIZATION), self.scales
         one = quantization is not None and len(scales) == 1
         zero_points = quantization.integers(schema.QUANTIZATION_ZERO_POINT, "q") if quantization and one else ()

@@ -103,6 +103,7 @@ class _Workplaces:
 
     @property
     def the_one(self) -> Workplace:
+        """Return it. Raises RuntimeError on a machine that converts nothing."""
         if self.open is None:
             raise RuntimeError("this machine converts nothing: start its worker by `litefleet converters serve`")
         return self.open

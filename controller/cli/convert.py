@@ -37,6 +37,19 @@ _EXIT_CODES = {
 _NO_ENVIRONMENT = "environment: "
 
 
+RuntimeOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME==VERSION", help="Interpreter of your devices, e.g. tflite-runtime==2.14.0; repeat."),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder for models, card and result. Default: FILE's name and -converted."),
+]
+CacheOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder to remember in. Default: one in ~/.cache/litefleet.")
+]
+
+
 class Written(msgspec.Struct, frozen=True, kw_only=True):
     """What `--json` tells: all of the result but its golden vectors, which `result.json` in the folder has."""
 
@@ -65,21 +78,13 @@ def convert(
     max_slice_drop: options.SliceDropOption = None,
     min_snr_db: options.SnrOption = None,
     objective: options.ObjectiveOption = Objective.SMALLEST,
-    runtime: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME==VERSION", help="Interpreter of your devices, e.g. tflite-runtime==2.14.0; repeat."),
-    ] = None,
+    runtime: RuntimeOption = None,
     image_input: options.ImageInputOption = False,
     batch: options.BatchOption = 1,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder for models, card and result. Default: FILE's name and -converted."),
-    ] = None,
+    out: OutOption = None,
     threads: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Threads of the work.")] = 2,
     timeout_s: Annotated[float, typer.Option("--timeout", min=1, metavar="SECONDS", help="Longest time.")] = 3600,
-    cache: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder to remember in. Default: one in ~/.cache/litefleet.")
-    ] = None,
+    cache: CacheOption = None,
     output: FormatOption = Format.TABLE,
     as_json: Annotated[bool, typer.Option("--json", help="As --output json.")] = False,
 ) -> None:

@@ -33,6 +33,10 @@ app = typer.Typer(help="Trained models: push one, list them, look at one.", no_a
 
 _POLL_S = 0.5
 
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Longest time to wait; then the exit code is 3.")
+]
+
 
 @app.command()
 def push(
@@ -53,10 +57,7 @@ def push(
     image_input: options.ImageInputOption = False,
     batch: options.BatchOption = 1,
     measure_on: MeasureOnOption = None,
-    timeout_s: Annotated[
-        float,
-        typer.Option("--timeout", min=0, metavar="SECONDS", help="Longest time to wait; then the exit code is 3."),
-    ] = 900,
+    timeout_s: TimeoutOption = 900,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Upload a model and its data, convert it, sign it: the result is a release that can be rolled out.
@@ -88,9 +89,10 @@ def push(
             return await _release(api, order, measure_on or [], timeout_s)
 
         released = session(context).run(work)
-    if output is Format.JSON:
-        show_json(released)
-        return
+    show_json(released) if output is Format.JSON else _announce(released)
+
+
+def _announce(released: ReleaseView) -> None:
     say(f"released {released.name}  ({released.release_id})\n")
     show_artifacts(released.artifacts)
     say(f"\nnext: litefleet rollout start {released.name} --cohort all --wave 1 --wave 25% --wave 100% --dry-run")
