@@ -75,6 +75,9 @@ everything else waits, which slows its source down."""
 
 _SESSION_CEILING_S: Final = 120.0
 
+_END_WITHIN_S: Final = 20.0
+"""Farewells to a broker and to serving that hang end by their own deadlines of 10 s."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -349,6 +352,8 @@ async def _until_stopped() -> None:
 
         loop.add_reader(stdin, read)
     await stop.wait()
+    # The journal may be left at any moment. A part that does not end would keep the next control process out for ever.
+    loop.call_later(_END_WITHIN_S, os._exit, os.EX_TEMPFAIL)
     raise Stopped
 
 

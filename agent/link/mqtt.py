@@ -128,10 +128,8 @@ class MqttLink:
             try:
                 await self._one_connection(deliver)
             except (aiomqtt.MqttError, OSError) as exc:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    # aiomqtt's farewell to a broker that hangs fails, and its error would stand for our cancellation.
-                    raise asyncio.CancelledError from exc
+                # aiomqtt's farewell to a broker that hangs fails, and its error would stand for our cancellation.
+                _end_if_canceled()
                 reason = str(exc) or type(exc).__name__
             if loop.time() - began >= _STEADY_S:
                 self._retry.reset()
@@ -149,12 +147,14 @@ class MqttLink:
         except (aiomqtt.MqttError, OSError, ValueError) as exc:
             # paho says ValueError to a topic or payload beyond the protocol's sizes.
             raise UnreachableError(f"the broker did not take the message: {exc}") from exc
+        _end_if_canceled()
 
     async def _one_connection(self, deliver: Callable[[LinkEvent], Awaitable[None]]) -> Never:
         """Live through one connection. Raises MqttError or OSError at its end."""
         async with self._new_client() as client:
             subscriptions = [(self._desired, 1), (self._acked, 0), (PULSE, 1)]
             await client.subscribe(subscriptions)
+            _end_if_canceled()
             self._client = client
             try:
                 await deliver(Connected())
@@ -197,6 +197,17 @@ class MqttLink:
             return AckArrived(acked=msgspec.json.decode(payload, type=Acked)) if topic == self._acked else None
         except MALFORMED:
             return None
+
+
+def _end_if_canceled() -> None:
+    """Bring back a cancellation that a library has swallowed.
+
+    aiomqtt waits by `asyncio.wait_for`, which before Python 3.12 answers as if nothing had happened when what it waits
+    for is done at the same moment. The task would then live on, and with it a process that was told to end.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _is_loopback(host: str) -> bool:

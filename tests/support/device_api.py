@@ -23,9 +23,10 @@ from shared.signing import key_id, seal
 from shared.wire import DESIRED_TYPE, PULSE_TYPE, Desired, Pulse
 from tests.support.authority import Authority, key_pem
 from tests.support.tuf_repository import TufRepository
+from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -89,6 +90,8 @@ class DeviceServer:
         self.broker = broker or BrokerAddress(host="localhost", port=1, tls=True)
         self.faults: dict[str, Fault] = {}
         self.cut_after = 0
+        self.cut_when: Callable[[], bool] = lambda: True
+        """A truncated answer is cut once this holds: clients forget what they have not read when the end is sudden."""
         self.desired: dict[DeviceId, bytes] = {}
         self.pulse = b""
         self.tokens: dict[str, DeviceId] = {}
@@ -313,6 +316,7 @@ class DeviceServer:
                 await asyncio.Event().wait()
             if fault is Fault.TRUNCATE and request.transport is not None:
                 await response.write(b"")
+                await wait_until_async(self.cut_when, what="the moment to cut")
                 request.transport.close()
                 return
             await response.write_eof()
