@@ -16,7 +16,6 @@ import stat
 import sys
 from collections import deque
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Never
 
@@ -146,9 +145,8 @@ class Control:
             await serving.close()
 
     def _executor(self, serving: ServingClient, group: asyncio.TaskGroup) -> Executor:
-        limits = DownloadLimits(
-            max_bytes=self._settings.max_download_bytes, min_rate_bytes_s=self._settings.min_rate_bytes_s
-        )
+        settings = self._settings
+        limits = DownloadLimits(max_bytes=settings.max_download_bytes, min_rate_bytes_s=settings.min_rate_bytes_s)
         return Executor(
             clock=self._clock,
             slots=self._slots,
@@ -167,7 +165,7 @@ class Control:
             _log.error("journal_damaged", problem=opened.problem)
         self._remembered = opened.state
         self._state = opened.state or self._state
-        look = partial(
+        return await asyncio.to_thread(
             look_around,
             self._state,
             self._slots,
@@ -176,9 +174,6 @@ class Control:
             settings=core_settings(self._settings, self._identity),
             journal_problem=opened.problem,
         )
-        return await asyncio.to_thread(look)
-
-    # --- the loop ---
 
     async def _decide_all(self, executor: Executor, start: Event) -> Never:
         await self._decide(executor, start)
@@ -286,15 +281,14 @@ class Control:
 
     async def _speak(self, executor: Executor) -> Never:
         """Open a session, and speak under its number and key until it is in doubt."""
+        settings = self._settings
         outbox = Outbox(
             device_id=self._identity.device_id,
             session=await self._open_session(),
             publish=self._mqtt.publish,
             clock=self._clock,
             chance=self._chance,
-            times=OutboxTimes(
-                heartbeat_s=self._settings.heartbeat_s, telemetry_window_s=self._settings.telemetry_window_s
-            ),
+            times=OutboxTimes(heartbeat_s=settings.heartbeat_s, telemetry_window_s=settings.telemetry_window_s),
         )
         self._outbox = outbox
         outbox.heartbeat(heartbeat_of(self._state))

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from shared import limited
 from shared.conversion import (
     ConversionLine,
     ConversionProgress,
@@ -33,10 +32,7 @@ if TYPE_CHECKING:
 # Every artifact comes with golden inputs and outputs as large as a manifest may be.
 _MAX_LINE_BYTES = 64 * 1024 * 1024
 _MAX_LINES = 100_000
-_TAIL_BYTES = 16 * 1024
 _OUT_OF_MEMORY_WORDS = ("MemoryError", "bad_alloc", "Cannot allocate memory", "out of memory")
-_LIMITS = Path(__file__).with_name("limits.py")
-_PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +62,9 @@ async def run(
     try:
         (folder / "tmp").mkdir(exist_ok=True)
         with chatter.open("wb") as stderr:
-            process = await _start(command, stderr.fileno(), folder, limits)
+            process = await limited.start(
+                command, _process_limits(limits), folder=folder, stderr=stderr.fileno(), line_bytes=_MAX_LINE_BYTES
+            )
     except OSError as exc:
         return crashed(f"the conversion program did not start: {exc}")
     try:
@@ -78,11 +76,11 @@ async def run(
     except (msgspec.DecodeError, ValueError) as exc:
         return crashed(f"the conversion program does not speak its protocol: {exc}")
     finally:
-        await _end(process)
+        await limited.end(process)
     # A program that crashes after its result may have crashed while writing the artifacts.
     if result is not None and code == 0:
         return result
-    return _autopsy(code, _tail(chatter))
+    return _autopsy(code, limited.tail(chatter))
 
 
 def crashed(message: str) -> ConversionResult:
@@ -90,25 +88,9 @@ def crashed(message: str) -> ConversionResult:
     return ConversionResult(failure=FailureKind.CRASHED, message=message)
 
 
-async def _start(command: tuple[str, ...], stderr: int, folder: Path, limits: ConvertLimits) -> Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        # Safe path: beside the wrapper lie packages with the names of standard ones.
-        "-P",
-        str(_LIMITS),
-        f"--address-space-bytes={limits.address_space_bytes}",
-        f"--cpu-s={limits.cpu_s}",
-        f"--file-bytes={limits.file_bytes}",
-        f"--parent={os.getpid()}",
-        "--",
-        *command,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=stderr,
-        limit=_MAX_LINE_BYTES,
-        # A group of its own, so that whatever it starts ends with it.
-        start_new_session=True,
-        env=_environment(folder),
+def _process_limits(limits: ConvertLimits) -> limited.ProcessLimits:
+    return limited.ProcessLimits(
+        cpu_s=limits.cpu_s, address_space_bytes=limits.address_space_bytes, file_bytes=limits.file_bytes
     )
 
 
@@ -135,34 +117,6 @@ async def _converse(process: Process, request: ConversionRequest, progress: Prog
     return result
 
 
-async def _end(process: Process) -> None:
-    """Kill all that descends from the program, sessions of their own or not, and reap the program."""
-    for pid in _descendants(process.pid):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    if process.returncode is None:
-        await process.wait()
-
-
-def _descendants(ancestor: int) -> list[int]:
-    """Return the processes below one, while it lives; none where there is no /proc."""
-    children: dict[int, list[int]] = {}
-    for stat in _PROC.glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, IndexError, ValueError):
-            # The name of a program may hold brackets and blanks; what follows its last bracket is state and parent.
-            parent = int(stat.read_text().rsplit(")", 1)[1].split()[1])
-            children.setdefault(parent, []).append(int(stat.parent.name))
-    found: list[int] = []
-    waiting = [ancestor]
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        found += below
-        waiting += below
-    return found
-
-
 def _autopsy(code: int, tail: str) -> ConversionResult:
     """Say why a program ended without a result: negative codes are signals."""
     last = next((line for line in reversed(tail.splitlines()) if line.strip()), "")[:500]
@@ -177,16 +131,3 @@ def _autopsy(code: int, tail: str) -> ConversionResult:
         return crashed("it wrote a file that is larger than allowed")
     ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     return crashed(f"ended by {ended} without a result" + (f": {last}" if last else ""))
-
-
-def _tail(path: Path) -> str:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-        return file.read().decode(errors="replace")
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    """Return this process's environment without our own settings, which may hold secrets."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("LITEFLEET_")}
-    # Safe path: whoever converts may stand in a folder of downloaded models, whose files are no modules of ours.
-    return {**kept, "TMPDIR": str(folder / "tmp"), "HOME": str(folder / "tmp"), "PYTHONSAFEPATH": "1"}

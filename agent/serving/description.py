@@ -103,7 +103,7 @@ def _operation(each: Operation, schemas: dict[object, Json], models: Collection[
 
 def _anything(kind: type) -> Json:
     if kind is not object:
-        raise NotImplementedError(kind)
+        raise TypeError(f"{kind} has no schema")
     return {"description": "any JSON"}
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from controller import limited
 from controller.blobs import FULL
 from controller.deltas.ports import MadeDelta
-from controller.limited import ProcessLimits
+from shared import limited
 from shared.delta import DeltaOutcome
 from shared.errors import NotFoundError, StorageFullError
+from shared.limited import ProcessLimits
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,6 +1,6 @@
-"""Programs of our own run within limits: in a session of their own, ended whole, with none of the controller's secrets.
+"""Programs of our own run within limits: in a session of their own, ended whole, with none of our secrets.
 
-What they are given may be hostile, huge, or crash what it is given to; none of that may reach the controller.
+What they are given may be hostile, huge, or crash what it is given to; none of that may reach whoever starts them.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import shared
-
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
 
-_LIMITS = Path(shared.__file__).with_name("limits.py")
+_LIMITS = Path(__file__).with_name("limits.py")
+_PROC = Path("/proc")
 _TAIL_BYTES = 16 * 1024
 
 
@@ -62,7 +61,10 @@ async def start(
 
 
 async def end(process: Process) -> None:
-    """Kill the whole group, so that nothing that the program started outlives it, and reap the program."""
+    """Kill all that descends from the program, sessions of their own or not, and reap the program."""
+    for pid in _descendants(process.pid):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     if process.returncode is None:
@@ -76,8 +78,25 @@ def tail(path: Path) -> str:
         return file.read().decode(errors="replace")
 
 
+def _descendants(ancestor: int) -> list[int]:
+    """Return the processes below one, while it lives; none where there is no /proc."""
+    children: dict[int, list[int]] = {}
+    for stat in _PROC.glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            # The name of a program may hold brackets and blanks; what follows its last bracket is state and parent.
+            parent = int(stat.read_text().rsplit(")", 1)[1].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
+    found: list[int] = []
+    waiting = [ancestor]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += below
+    return found
+
+
 def _environment(folder: Path) -> dict[str, str]:
-    """Return this process's environment without the controller's settings, which may hold secrets."""
+    """Return this process's environment without our own settings, which may hold secrets."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LITEFLEET_")}
-    # Safe path: no file of the folder that the controller was started in is a module of ours.
+    # Safe path: whoever starts it may stand in a folder of downloaded models, whose files are no modules of ours.
     return {**kept, "TMPDIR": str(folder / "tmp"), "HOME": str(folder / "tmp"), "PYTHONSAFEPATH": "1"}
