@@ -1,7 +1,7 @@
 """`python -m converters`: a ConversionRequest on stdin; ConversionProgress lines and one ConversionResult on stdout.
 
 Exit code 0 means that the result line was written, whether it tells of artifacts or of a failure. No framework is
-imported here: each source is opened by a worker of its own (`converters.process`).
+imported here: each source is opened by a worker of its own (`converters.frontends.process`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from converters.data.streams import protected_stdout
 from converters.failures import ConversionFailedError
-from converters.streams import protected_stdout
 from shared.conversion import ConversionProgress, ConversionRequest, ConversionResult, FailureKind
 from shared.errors import InvalidInputError, PipelineError
 

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from converters import cards, choosing, doubts, gate, plan, search
-from converters.bench import Bench, Shop
+from converters import plan
+from converters.card import cards
 from converters.failures import ConversionFailedError
-from converters.ground import prepare
-from converters.judge import Court
+from converters.judgement import choosing, doubts, gate, search
+from converters.judgement.bench import Bench, Shop
+from converters.judgement.ground import prepare
+from converters.judgement.judge import Court
+from converters.judgement.search import Question, Trial
+from converters.judgement.stopwatch import OwnStopwatch
 from converters.plan import Stage
-from converters.search import Question, Trial
-from converters.stopwatch import OwnStopwatch
 from shared.conversion import ConversionRequest, ConversionResult, FailureKind, Recipe
 from shared.dataset import Split
 from shared.manifest import Scheme
@@ -24,8 +26,8 @@ from shared.runtime.interpreter import runtime_name_and_version
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from converters.choosing import Choice
-    from converters.ground import Ground, Tell
+    from converters.judgement.choosing import Choice
+    from converters.judgement.ground import Ground, Tell
     from shared.conversion import ConvertedArtifact
 
 _SEARCH_PATIENCE_S, _GATE_PATIENCE_S = 0.5, 2.0

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from ai_edge_litert import schema_py_generated as generated
 
-from converters import facts_table, operator_cost
+from converters.card import facts_table, operator_cost
 from shared.card import CardTensor, GraphFacts, LayerFacts
 from shared.errors import ModelLoadError
 from shared.manifest import digest

@@ -1,7 +1,7 @@
 """`python -P limits.py … -- COMMAND`: become COMMAND, with limits that it can never raise, one excepted.
 
-The exception is the address space: what the command starts may be watched by what it uses, as `converters.guard` does,
-since training frameworks map many times as much.
+The exception is the address space: what the command starts may be watched by what it uses, as
+`converters.frontends.guard` does, since training frameworks map many times as much.
 
 A program of its own, since a limit must be set after the fork and before the exec, and running Python there is unsafe
 in a process that has threads.

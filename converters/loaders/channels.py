@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from converters.frontend import Tensor
+    from converters.frontends.frontend import Tensor
 
 _IMAGE_RANK = 4
 _IMAGE_CHANNELS = frozenset({1, 3, 4})

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converters.failures import SchemeFailedError, UnsupportedOperatorError
-from converters.refinement import fixed_module
-from converters.stablehlo import StableHloModule
+from converters.frontends.refinement import fixed_module
+from converters.frontends.stablehlo import StableHloModule
 from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ _LOAD_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, Imp
 
 
 def open_source(path: Path, scratch: Path) -> KerasSource:
-    """Open a `.keras` file; see converters.frontend.Source.
+    """Open a `.keras` file; see converters.frontends.frontend.Source.
 
     Raises:
         InvalidInputError: no Keras model, one that would run code, or of no fixed form.

@@ -65,7 +65,7 @@ class KerasSource:
         return tuple(f"{type(layer).__name__} {layer.name}" for layer in _layers(self._model) if _only_trains(layer))
 
     def to_tflite(self, batch: int | None) -> bytes:
-        """Return the float32 model; see converters.frontend.Source."""
+        """Return the float32 model; see converters.frontends.frontend.Source."""
         import tensorflow as tf
 
         content = tf_converter.converted(tf.lite.TFLiteConverter.from_keras_model(self._serving(batch)))

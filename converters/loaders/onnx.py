@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from converters.frontend import Tensor
+    from converters.frontends.frontend import Tensor
 
 _TRAINING_ONLY = frozenset({"Dropout"})
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from converters.frontend import Tensor
+    from converters.frontends.frontend import Tensor
 
 Program = Any
 """A `torch.export.ExportedProgram`; the environment of this module's checks has no PyTorch."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converters.agreement import in_pieces
+from converters.frontends.agreement import in_pieces
 from converters.loaders import saved_model_graph, tf_converter
 from converters.loaders.unpack import unpack
 from shared.errors import InvalidInputError, PipelineError
@@ -26,7 +26,7 @@ _MAX_SAID = 300
 
 
 def open_source(path: Path, scratch: Path) -> SavedModelSource:
-    """Open an archive that holds a SavedModel; see converters.frontend.Source.
+    """Open an archive that holds a SavedModel; see converters.frontends.frontend.Source.
 
     Raises:
         InvalidInputError: no SavedModel, one that would reach outside of itself, or that still trains.
@@ -80,7 +80,7 @@ class SavedModelSource:
         return ()
 
     def to_tflite(self, batch: int | None) -> bytes:
-        """Return the float32 model; see converters.frontend.Source."""
+        """Return the float32 model; see converters.frontends.frontend.Source."""
         import tensorflow as tf
 
         wanted = [
@@ -99,7 +99,7 @@ class SavedModelSource:
         return content
 
     def answer(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Answer by TensorFlow; see converters.frontend.Source.
+        """Answer by TensorFlow; see converters.frontends.frontend.Source.
 
         Raises:
             PipelineError: the shape or the values are not the model's.

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converters.frontends.stablehlo import StableHloModule
 from converters.loaders.skops_file import check_file
 from converters.sklearn_emitter import emit
 from converters.sklearn_emitter.emission import stages_of
-from converters.stablehlo import StableHloModule
 from shared.errors import InvalidInputError, PipelineError
 
 if TYPE_CHECKING:

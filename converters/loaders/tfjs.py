@@ -37,7 +37,7 @@ class _ModelFile(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 def open_source(path: Path, scratch: Path) -> KerasSource:
-    """Open an archive that holds a TensorFlow.js layers model; see converters.frontend.Source.
+    """Open an archive that holds a TensorFlow.js layers model; see converters.frontends.frontend.Source.
 
     Raises:
         InvalidInputError: no such model, one with classes of its own, or whose weights do not fit.

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converters import half_weights, operators
+from converters.frontends import operators
 from converters.inspect import describe
+from converters.quantization import half_weights
 from shared.errors import InvalidInputError
 from shared.runtime.interpreter import Kernels, LiteRtInterpreter, runtime_name_and_version
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converters import restamp, sensitivity
-from converters.quantize import quantize
+from converters.quantization import restamp, sensitivity
+from converters.quantization.quantize import quantize
 from shared.conversion import CalibrationMethod, Recipe
 from shared.manifest import Scheme
 from shared.runtime.interpreter import LiteRtInterpreter

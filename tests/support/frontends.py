@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converters.environments import locate, of_format
-from converters.frontend import FrontendRequest
-from converters.process import Worker
+from converters.frontends.frontend import FrontendRequest
+from converters.frontends.process import Worker
 from shared.runtime.interpreter import LiteRtInterpreter
 from tests.support.workers import ROOT
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from converters.frontend import FloatModel
+    from converters.frontends.frontend import FloatModel
     from shared.conversion import SourceFormat
 
     Tensor = NDArray[Any]

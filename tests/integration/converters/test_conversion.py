@@ -7,11 +7,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from converters import quantize, runtimes, search
 from converters.conversion import convert
 from converters.environments import Environment
 from converters.failures import ConversionFailedError
+from converters.judgement import runtimes, search
 from converters.plan import Stage, fraction
+from converters.quantization import quantize
 from shared.card import CARD_FILE, PAGE_FILE, ModelCard
 from shared.conversion import (
     AccuracyBudget,

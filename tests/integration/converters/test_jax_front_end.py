@@ -10,8 +10,8 @@ import pytest
 
 from converters.environments import Environment
 from converters.failures import ConversionFailedError
-from converters.frontend import Answers, FloatModel, FrontendRequest
-from converters.process import Worker
+from converters.frontends.frontend import Answers, FloatModel, FrontendRequest
+from converters.frontends.process import Worker
 from shared.conversion import FailureKind, SourceFormat
 from shared.runtime.interpreter import LiteRtInterpreter
 from tests.support.workers import environment, run_maker

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from converters.quantize import quantize
+from converters.quantization.quantize import quantize
 from shared.conversion import Recipe
 from shared.errors import ModelLoadError
 from shared.manifest import Scheme

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from converters.environments import Environment, locate
-from converters.quantize import quantize
-from converters.sensitivity import snr_db
+from converters.quantization.quantize import quantize
+from converters.quantization.sensitivity import snr_db
 from shared.conversion import Recipe
 from shared.errors import InvalidInputError
 from shared.manifest import Scheme

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from converters.environments import Environment
-from converters.frontend import FrontendRequest
-from converters.process import Worker
+from converters.frontends.frontend import FrontendRequest
+from converters.frontends.process import Worker
 from shared.conversion import SourceFormat
 from tests.support.packages import package_file
 from tests.support.workers import environment, run_maker
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from converters.frontend import FloatModel
+    from converters.frontends.frontend import FloatModel
 
 pytestmark = pytest.mark.timeout(900)
 REFUSED = {

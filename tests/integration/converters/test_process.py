@@ -30,7 +30,7 @@ SPLITS = {
 }
 _RSS = """
 import sys
-import converters.__main__, converters.conversion, converters.runtimes
+import converters.__main__, converters.conversion, converters.judgement.runtimes
 found = sorted({"tensorflow", "keras", "torch", "onnx", "jax", "sklearn", "matplotlib"} & set(sys.modules))
 status = open("/proc/self/status").read()
 print(sys.modules["json"].dumps({"found": found, "rss_kb": int(status.split("VmRSS:")[1].split()[0])}))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from converters.environments import Environment
-from converters.frontend import FrontendRequest
-from converters.process import Worker
+from converters.frontends.frontend import FrontendRequest
+from converters.frontends.process import Worker
 from shared.conversion import SourceFormat
 from shared.runtime.interpreter import LiteRtInterpreter
 from tests.support.packages import package_file
@@ -19,7 +19,7 @@ from tests.support.workers import environment, run_maker
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from converters.frontend import FloatModel
+    from converters.frontends.frontend import FloatModel
 
 pytestmark = pytest.mark.timeout(900)
 REFUSED = {

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from converters import image_input
 from converters.failures import SchemeFailedError, UnsupportedOperatorError
-from converters.graph import FloatGraph
-from converters.headroom import overflowing
-from converters.quantize import quantize
-from converters.sensitivity import snr_db
+from converters.quantization import image_input
+from converters.quantization.graph import FloatGraph
+from converters.quantization.headroom import overflowing
+from converters.quantization.quantize import quantize
+from converters.quantization.sensitivity import snr_db
 from shared.conversion import CalibrationMethod, Recipe
 from shared.errors import ModelLoadError
 from shared.manifest import Scheme, digest
@@ -234,7 +234,7 @@ def test_file_of_an_old_writer_is_quantized_as_what_its_operators_are(
 
 
 _DIGESTS = """
-from converters.quantize import quantize
+from converters.quantization.quantize import quantize
 from shared.conversion import Recipe
 from shared.manifest import Scheme, digest
 from tests.support import networks

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from converters.environments import Environment, locate, of_format
-from converters.frontend import FloatModel, FrontendRequest
+from converters.frontends.frontend import FloatModel, FrontendRequest
 from shared.conversion import SourceFormat
 from shared.dataset import Split
 from shared.manifest import Scheme
@@ -103,7 +103,7 @@ def built(path: Path, source_format: SourceFormat, scratch: Path, seed: int) -> 
     name = of_format(source_format)
     located = locate(name, None) if name is Environment.BASE else environment(name)
     done = subprocess.run(
-        [located.python, "-s", "-m", "converters.worker"],
+        [located.python, "-s", "-m", "converters.frontends.worker"],
         input=msgspec.json.encode(request) + b"\n",
         env={**os.environ, **settings},
         capture_output=True,

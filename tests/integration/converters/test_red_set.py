@@ -20,16 +20,18 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from converters import restamp, search, worker
-from converters.bench import Bench, Shop
 from converters.conversion import convert
 from converters.environments import Environment
 from converters.failures import ConversionFailedError
-from converters.frontend import FrontendRequest
-from converters.ground import Ground, prepare
-from converters.judge import Court, unfit
-from converters.search import Question, Trial
-from converters.stopwatch import OwnStopwatch
+from converters.frontends import worker
+from converters.frontends.frontend import FrontendRequest
+from converters.judgement import search
+from converters.judgement.bench import Bench, Shop
+from converters.judgement.ground import Ground, prepare
+from converters.judgement.judge import Court, unfit
+from converters.judgement.search import Question, Trial
+from converters.judgement.stopwatch import OwnStopwatch
+from converters.quantization import restamp
 from shared.conversion import (
     LADDER,
     AccuracyBudget,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typing_extensions import override
 
-from converters import charts, report
+from converters.card import charts, report
 from converters.inspect import describe
 from shared.card import ArtifactCard, ModelCard, SourceFacts
 from shared.conversion import (
@@ -173,7 +173,7 @@ def test_report_of_a_sample_that_is_no_image_leaves_the_picture_out(item: Any) -
 
 def test_report_is_the_same_bytes_in_another_process(tmp_path: Path) -> None:
     code = (
-        "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path; from converters import report;"
+        "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path; from converters.card import report;"
         "import importlib.util as u; s = u.spec_from_file_location('t', sys.argv[1]); t = u.module_from_spec(s);"
         "s.loader.exec_module(t); report.write(Path(sys.argv[3]), t.card(), t.IMAGES)"
     )

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from converters import quantize, restamp, runtimes
 from converters.environments import Environment
 from converters.environments.located import folder_of
+from converters.judgement import runtimes
+from converters.quantization import quantize, restamp
 from shared.conversion import CheckOutcome, Recipe, RuntimeVersion
 from shared.hardware import Runtime
 from shared.manifest import GoldenCase, GoldenCheck, Scheme

@@ -12,8 +12,8 @@ from typing_extensions import override
 
 from converters.environments import Environment
 from converters.failures import ConversionFailedError
-from converters.frontend import FrontendRequest
-from converters.process import Worker
+from converters.frontends.frontend import FrontendRequest
+from converters.frontends.process import Worker
 from shared.conversion import FailureKind, SourceFormat
 from tests.support.workers import environment, run_maker
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from converters.environments import Environment, locate
 from converters.failures import ConversionFailedError
-from converters.frontend import Answers, FloatModel, FrontendRequest
-from converters.process import Worker
+from converters.frontends.frontend import Answers, FloatModel, FrontendRequest
+from converters.frontends.process import Worker
 from shared.conversion import FailureKind, SourceFormat
 from shared.runtime.interpreter import LiteRtInterpreter
 from tests.support import speech

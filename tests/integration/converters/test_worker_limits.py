@@ -15,10 +15,10 @@ import pytest
 
 from converters.environments import Environment, Located
 from converters.failures import ConversionFailedError
-from converters.frontend import FloatModel, FrontendRequest
-from converters.guard import Limits
-from converters.guarded import Guarded
-from converters.process import Worker
+from converters.frontends.frontend import FloatModel, FrontendRequest
+from converters.frontends.guard import Limits
+from converters.frontends.guarded import Guarded
+from converters.frontends.process import Worker
 from shared.conversion import FailureKind, SourceFormat
 from tests.support.waiting import wait_until
 
@@ -173,7 +173,7 @@ def test_worker_may_map_more_than_its_caller_and_use_no_more(tmp_path: Path) -> 
     caller = (
         "import sys; from pathlib import Path\n"
         "from tests.integration.converters.test_worker_limits import ALLOCATES, ROOMY, failure_of\n"
-        "from converters.guarded import Guarded\n"
+        "from converters.frontends.guarded import Guarded\n"
         "folder = Path(sys.argv[1])\n"
         f"guarded = Guarded(Path(sys.executable), ['-c', {shown!r}], scratch=folder, limits=ROOMY)\n"
         "print(int(guarded.stdout.readline()))\n"

@@ -1,4 +1,4 @@
-"""Writes the names that are missing of the private interfaces that converters.stablehlo and .refinement use."""
+"""Writes the names that are missing of private interfaces that converters.frontends.stablehlo and .refinement use."""
 
 from __future__ import annotations
 

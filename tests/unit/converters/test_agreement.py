@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from converters import agreement
 from converters.failures import ConversionFailedError
+from converters.frontends import agreement
 from shared.conversion import FailureKind
 from shared.errors import InvalidInputError
 from shared.manifest import TensorSpec

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from converters import cache
-from converters.cache import Cache
+from converters.judgement import cache
+from converters.judgement.cache import Cache
 from shared.conversion import Recipe
 from shared.manifest import Scheme
 

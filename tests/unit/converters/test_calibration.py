@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from converters import calibration
-from converters.calibration import INT8_LEVELS, Histogram, Range, choose
 from converters.failures import SchemeFailedError
+from converters.quantization import calibration
+from converters.quantization.calibration import INT8_LEVELS, Histogram, Range, choose
 from shared.conversion import CalibrationMethod
 from tests.support import networks
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from converters import datasets
+from converters.data import datasets
 from shared.conversion import ConversionRequest, SourceFormat
 from shared.dataset import DATASET_FILE, DatasetKind, DatasetSpec, Shard, Split, encode
 from shared.errors import InvalidInputError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from converters.datasets import Dataset
+    from converters.data.datasets import Dataset
 
     Tensor = NDArray[Any]
 

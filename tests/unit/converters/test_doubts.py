@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from converters import doubts
-from converters.judge import unfit
+from converters.judgement import doubts
+from converters.judgement.judge import unfit
 from shared.conversion import (
     AccuracyBudget,
     CheckOutcome,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters import gate
-from converters.gate import Evidence
+from converters.judgement import gate
+from converters.judgement.gate import Evidence
 from shared.conversion import AccuracyBudget, GateReport
 
 if TYPE_CHECKING:

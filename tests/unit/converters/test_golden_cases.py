@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from converters import golden_cases
+from converters.judgement import golden_cases
 from shared.manifest import GoldenCase, GoldenCheck, Scheme
 from shared.runtime.golden import check_golden, to_tensor_data
 from shared.runtime.interpreter import Kernels, LiteRtInterpreter

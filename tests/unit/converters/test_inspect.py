@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from converters import operator_cost
-from converters.facts_table import amount, size
+from converters.card import operator_cost
+from converters.card.facts_table import amount, size
 from converters.inspect import describe, main, weights_lost
 from shared.errors import ModelLoadError
 from tests.support.drawn_networks import convolutional, packed_again, streaming, weights_behind

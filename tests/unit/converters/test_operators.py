@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from converters.failures import UnsupportedOperatorError
-from converters.operators import FOREIGN, RANDOM, STATEFUL, check_served, histogram
+from converters.frontends.operators import FOREIGN, RANDOM, STATEFUL, check_served, histogram
 from shared.errors import ModelLoadError
 
 

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from converters import parity
+from converters.judgement import parity
 from shared.manifest import Scheme
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from converters.parity import Parity
+    from converters.judgement.parity import Parity
 
     Tensor = NDArray[Any]
 

@@ -7,14 +7,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from converters import bias
-from converters.calibration import Range
-from converters.equalise import equalise, find_groups
 from converters.failures import SchemeFailedError
-from converters.graph import FloatGraph
-from converters.headroom import overflowing, weight_bounds
-from converters.sensitivity import rank, snr_db
-from converters.weight_grid import Grid
+from converters.quantization import bias
+from converters.quantization.calibration import Range
+from converters.quantization.equalise import equalise, find_groups
+from converters.quantization.graph import FloatGraph
+from converters.quantization.headroom import overflowing, weight_bounds
+from converters.quantization.sensitivity import rank, snr_db
+from converters.quantization.weight_grid import Grid
 from shared.runtime.interpreter import LiteRtInterpreter
 from tests.support import networks
 

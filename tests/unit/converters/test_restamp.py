@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from converters.quantize import quantize
-from converters.restamp import restamp
+from converters.quantization.quantize import quantize
+from converters.quantization.restamp import restamp
 from shared.conversion import Recipe
 from shared.manifest import Scheme
 from shared.runtime.verifier import verify

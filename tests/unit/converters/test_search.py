@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from converters import choosing, search
-from converters.search import Question, Trial
+from converters.judgement import choosing, search
+from converters.judgement.search import Question, Trial
 from shared.conversion import (
     LADDER,
     AccuracyBudget,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from converters import shards
+from converters.data import shards
 from shared.dataset import Shard, Split
 from shared.errors import InvalidInputError
 from shared.ids import Sha256

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from converters.weight_grid import Grid
+from converters.quantization.weight_grid import Grid
 
 
 def test_rounded_channels_have_steps_of_their_own() -> None:

@@ -1,0 +1,1 @@
+"""The model card: facts, plots, one page."""

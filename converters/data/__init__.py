@@ -1,0 +1,1 @@
+"""Datasets: what calibrates, searches and judges, proved and read."""

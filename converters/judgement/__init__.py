@@ -1,0 +1,1 @@
+"""Which recipe is best, and whether its artifact may be released."""
