@@ -12,6 +12,7 @@ from shared.decoding import MALFORMED
 from shared.errors import UntrustedError
 from shared.ids import HardwareProfileId, ModelName, ReleaseId, Sha256
 from shared.pipeline import PipelineSpec
+from shared.request_log import LogConsent
 
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 
@@ -80,6 +81,16 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
     """False: the data has no labels, and the source's own answers stand for them."""
 
 
+class ReferenceHistogram(msgspec.Struct, frozen=True, kw_only=True):
+    """How a figure was distributed over the data that judged the artifact: what drift is measured against."""
+
+    name: str
+    """`confidence`, `class`, or `input.{statistic}`: see docs/metrics.md."""
+    edges: tuple[float, ...]
+    """Inner edges, rising: bin k holds edges[k-1] ≤ x < edges[k], so that there is one bin more than edges."""
+    counts: tuple[int, ...]
+
+
 class ManifestArtifact(msgspec.Struct, frozen=True, kw_only=True):
     """One converted file and what was measured of it."""
 
@@ -93,6 +104,18 @@ class ManifestArtifact(msgspec.Struct, frozen=True, kw_only=True):
     outputs: tuple[TensorSpec, ...]
     accuracy: Accuracy
     golden: GoldenCheck
+    references: tuple[ReferenceHistogram, ...] = ()
+
+
+class Component(msgspec.Struct, frozen=True, kw_only=True):
+    """A model of another release that the pipeline of this one runs too, under a name of its own."""
+
+    name: str
+    """A slug, by which the pipeline's `run_model` steps call it."""
+    model: ModelName
+    release_id: ReleaseId
+    artifacts: tuple[ManifestArtifact, ...]
+    """As the other release has them; a device gets the one of its own hardware profile."""
 
 
 class ReleaseManifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +132,9 @@ class ReleaseManifest(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     pipeline: PipelineSpec
     artifacts: tuple[ManifestArtifact, ...]
+    components: tuple[Component, ...] = ()
+    log_consent: LogConsent | None = None
+    """None: nothing of the requests may be written down."""
 
 
 def artifact_path(sha256: Sha256) -> str:

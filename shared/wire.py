@@ -27,7 +27,10 @@ from shared.ids import (
     RolloutId,
     Sha256,
 )
+from shared.probe import ModelProbe
+from shared.request_log import LogWish
 from shared.sketches import Sketch
+from shared.traffic import TrafficRule
 
 SCHEMA_VERSION = 1
 DESIRED_TYPE = "application/vnd.litefleet.desired+json"
@@ -101,6 +104,8 @@ class ProbationPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How long the candidate answers, watched, after the comparison passed (or, on a first release, at all)."""
     deadline_s: Annotated[float, msgspec.Meta(ge=0, le=LONGEST_WAIT_S)] = 900.0
     """After this long in shadow without a verdict the device says `inconclusive` and keeps stable serving."""
+    canary_share: Annotated[float, msgspec.Meta(gt=0, le=1)] | msgspec.UnsetType = msgspec.UNSET
+    """Share (0..1] of requests that the candidate answers in probation, stable the others; unset: all."""
 
 
 class TargetRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +114,14 @@ class TargetRef(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     length_bytes: int
     sha256: Sha256
+
+
+class DesiredComponent(msgspec.Struct, frozen=True, kw_only=True):
+    """A model of another release that the pipeline of this one runs too."""
+
+    name: str
+    """As the manifest's component and the pipeline's `run_model` name it."""
+    artifact: TargetRef
 
 
 class DesiredModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +136,9 @@ class DesiredModel(msgspec.Struct, frozen=True, kw_only=True):
     profile_id: HardwareProfileId
     release_counter: int
     policy: ProbationPolicy
+    variant: str | msgspec.UnsetType = msgspec.UNSET
+    """Which of the model's variants this is; unset: `shared.traffic.MAIN`."""
+    components: tuple[DesiredComponent, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class WantedMeasurement(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,12 +154,16 @@ class DesiredBody(msgspec.Struct, frozen=True, kw_only=True):
     """What the device should run, complete. Its digest decides whether the generation moves."""
 
     models: tuple[DesiredModel, ...]
-    """Sorted by model. A model that is not listed is to be removed from the device."""
+    """Sorted by model and variant. What is not listed is to be removed from the device."""
     blacklist_overrides: tuple[Sha256, ...] = ()
     """Artifact digests that the device once reverted and is told to try again."""
     measurements: tuple[WantedMeasurement, ...] | msgspec.UnsetType = msgspec.UNSET
     """In this order, one at a time, while nothing is rolled out. Unset rather than empty: agents that do not know the
     field then compute the same digest of the body."""
+    traffic: tuple[TrafficRule, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Sorted by model, one each at most."""
+    request_logs: tuple[LogWish, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Sorted by model, one each at most."""
 
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,6 +225,8 @@ class AssignmentReport(msgspec.Struct, frozen=True, kw_only=True):
     """Machine-readable word, with detail after a colon: `golden_mismatch: case 3 …`."""
     changed_at: Instant
     paired: PairedCounts | None = None
+    variant: str | msgspec.UnsetType = msgspec.UNSET
+    """Unset: `shared.traffic.MAIN`."""
     transfer: Transfer | msgspec.UnsetType = msgspec.UNSET
     """What bringing the artifact took, from when it is on the disk; agents before 0.2 never say."""
 
@@ -249,6 +271,10 @@ class SlotReport(msgspec.Struct, frozen=True, kw_only=True):
     candidate: ReleaseId | None = None
     unavailable_reason: str = ""
     """Why the model answers 503, or with another release than `stable`; empty when stable serves."""
+    variant: str | msgspec.UnsetType = msgspec.UNSET
+    """Unset: `shared.traffic.MAIN`."""
+    probe: ModelProbe | msgspec.UnsetType = msgspec.UNSET
+    """Of the release that serves, once it is loaded."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,15 +8,27 @@ from __future__ import annotations
 
 import msgspec
 
+from shared.applications import ApplicationGrant
 from shared.ids import BootId, ModelName, ReleaseId, Sha256
+from shared.probe import ModelProbe
+from shared.request_log import LogWish
 from shared.sketches import Sketch
+from shared.traffic import TrafficRule
 from shared.wire import Figures, PairedCounts
+
+
+class ComponentSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A further model that a release's pipeline runs: `components/{name}.tflite` in the release's folder."""
+
+    name: str
+    artifact_sha256: Sha256
 
 
 class SlotSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A release to hold in memory."""
 
     model: ModelName
+    """The line: `digits`, or `digits@blue` for a variant of it."""
     release_id: ReleaseId
     version_number: int
     folder: str
@@ -24,6 +36,7 @@ class SlotSpec(msgspec.Struct, frozen=True, kw_only=True):
     artifact_sha256: Sha256
     manifest_sha256: Sha256
     threads: int = 1
+    components: tuple[ComponentSpec, ...] = ()
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +50,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """Which of the two is the candidate of the comparison, when there is one."""
     max_latency_ratio: float = 2.0
     """A pair counts as `slower` when candidate time > this × stable time."""
+    canary_share: float = 1.0
+    """Share (0..1) of requests that a candidate which is primary answers; its shadow answers the others."""
     unavailable_reason: str = ""
 
 
@@ -46,6 +61,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     serial: int
     slots: tuple[SlotSpec, ...] = ()
     routes: tuple[Route, ...] = ()
+    traffic: tuple[TrafficRule, ...] = ()
+    """Over the routes of a model and its variants."""
+    applications: tuple[ApplicationGrant, ...] = ()
+    request_logs: tuple[LogWish, ...] = ()
 
 
 class SlotState(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +74,7 @@ class SlotState(msgspec.Struct, frozen=True, kw_only=True):
     release_id: ReleaseId
     loaded: bool
     error: str = ""
+    probe: ModelProbe | None = None
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True, tag="applied"):

@@ -7,6 +7,7 @@ look.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from http import HTTPStatus
@@ -16,13 +17,14 @@ import msgspec
 from aiohttp import web
 
 from agent.serving.errors import InferenceTimeoutError, ModelUnavailableError, NotAllowedError, QueueFullError
-from shared.errors import LitefleetError, ModelFailedError, NotFoundError, RetryableError
+from agent.serving.exchange import Caller
+from shared.errors import InvalidInputError, LitefleetError, ModelFailedError, NotFoundError, RetryableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from agent.serving.engine import Engine
-    from agent.serving.exchange import Reply
+    from agent.serving.exchange import CallProtocol, Reply
     from agent.serving.traffic import Traffic
 
     Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -31,6 +33,12 @@ MAX_BODY_BYTES: Final = 32 * 1024 * 1024
 """A 40-megapixel JPEG is under 30 MB; tensors of that size as JSON would take seconds to parse."""
 
 UNVERIFIED_HEADER: Final = "Litefleet-Unverified"
+KEY_HEADER: Final = "Litefleet-Key"
+"""What a request should be answered by the same variant for."""
+TIMEOUT_HEADER: Final = "Litefleet-Timeout-Ms"
+"""After how many milliseconds the caller has no more use for an answer."""
+APPLICATION: Final = "application"
+"""Key in a request under which stands whose key it carried."""
 
 _BODY_DEADLINE_S = 30.0
 JSON: Final = "application/json"
@@ -128,6 +136,26 @@ def _allowed(error: web.HTTPException) -> dict[str, str]:
 def json_answer(value: object) -> web.Response:
     """Return an answer in JSON."""
     return web.Response(body=msgspec.json.encode(value), content_type=JSON)
+
+
+def caller_of(request: web.Request, protocol: CallProtocol, *, received_s: float) -> Caller:
+    """Return who sent an HTTP request, as its headers and the application's key say. Raises InvalidInputError."""
+    given = request.headers.get(TIMEOUT_HEADER)
+    return Caller(
+        protocol=protocol,
+        application=request.get(APPLICATION, ""),
+        key=request.headers.get(KEY_HEADER, ""),
+        headers=request.headers,
+        deadline_s=None if given is None else received_s + _timeout_s(given),
+    )
+
+
+def _timeout_s(given: str) -> float:
+    with contextlib.suppress(ValueError):
+        timeout_s = float(given) / 1000
+        if 0 < timeout_s < math.inf:
+            return timeout_s
+    raise InvalidInputError(field=TIMEOUT_HEADER, problem=f"{given!r} is no time", remedy="milliseconds, more than 0")
 
 
 async def read_body(request: web.Request) -> bytes:

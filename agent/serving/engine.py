@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import structlog
@@ -13,10 +12,10 @@ from agent.core.plan import Applied, Plan, SlotState
 from agent.serving import routing
 from agent.serving.errors import InferenceTimeoutError, ModelUnavailableError
 from agent.serving.exchange import LiveRoute, Reply
-from agent.serving.instance import Instance
+from agent.serving.holdings import Holdings
 from agent.serving.recorder import Recorder
 from agent.serving.workers import SHADOW_QUEUE_LENGTH
-from shared.errors import LitefleetError, ModelFailedError, NotFoundError, PipelineError, RetryableError
+from shared.errors import ModelFailedError, NotFoundError, PipelineError, RetryableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,9 +23,11 @@ if TYPE_CHECKING:
     from agent.core.plan import SlotSpec, Stats
     from agent.serving.comparison import PairTally
     from agent.serving.exchange import Ask
+    from agent.serving.holdings import Prepared
+    from agent.serving.instance import Instance
     from agent.serving.loading import LoadedModel
     from agent.serving.requests import Outcome, Request
-    from shared.ids import BootId, ModelName, ReleaseId, Sha256
+    from shared.ids import BootId, ModelName, ReleaseId
 
 REQUEST_DEADLINE_S = 30.0
 """After this long a caller is told to try again; a model that takes longer is hung, or far too large for the device."""
@@ -34,8 +35,6 @@ REQUEST_DEADLINE_S = 30.0
 RESCUE_DEADLINE_S = 5.0
 """A candidate that answers, with stable at its side, gets only this long, so that its callers still get an answer in
 time; or ten times what stable takes, if that is longer."""
-
-_CLOSE_S = 2.0
 
 _log = structlog.get_logger(__name__)
 
@@ -45,13 +44,9 @@ class Engine:
 
     def __init__(self, *, boot_id: BootId, load: Callable[[SlotSpec], LoadedModel]) -> None:
         """Start empty. `load` is called in a thread, and raises a LitefleetError for a slot that cannot be loaded."""
-        self._load_slot = load
-        self._instances: dict[tuple[ReleaseId, Sha256], Instance] = {}
+        self._holdings = Holdings(load)
         self._routes: Mapping[ModelName, LiveRoute] = {}
-        self._draining: list[Instance] = []
         self._converging = asyncio.Lock()
-        # One at a time: two models that load at once would need the memory of both.
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self.recorder = Recorder(boot_id)
         self.serial = -1
         """Of the plan that is in force; -1 before the first."""
@@ -72,7 +67,7 @@ class Engine:
 
     def holds(self, slot: SlotSpec) -> bool:
         """Whether this very release and file is loaded."""
-        return (slot.release_id, slot.artifact_sha256) in self._instances
+        return self._holdings.holds(slot)
 
     async def apply(self, plan: Plan, *, refused: Mapping[ReleaseId, str] | None = None) -> Applied:
         """Converge: load what is missing, swap the routes in one assignment, retire what is gone.
@@ -80,22 +75,14 @@ class Engine:
         `refused` names releases that are not even to be tried, and why.
         """
         async with self._converging:
-            errors: dict[ReleaseId, str | None] = {}
-            instances: dict[tuple[ReleaseId, Sha256], Instance] = {}
-            for slot in plan.slots:
-                key, why = (slot.release_id, slot.artifact_sha256), (refused or {}).get(slot.release_id)
-                # What is loaded is kept, whatever plan named it first: requests in flight hold on to it.
-                loaded = why or self._instances.get(key) or await self._load(slot)
-                errors[slot.release_id] = loaded if isinstance(loaded, str) else None
-                if isinstance(loaded, Instance):
-                    instances[key] = loaded
-            self._swap(plan, instances, errors)
+            prepared = await self._holdings.prepare(plan.slots, refused=refused or {})
+            self._swap(plan, prepared)
         states = tuple(
             SlotState(
                 model=slot.model,
                 release_id=slot.release_id,
-                loaded=errors[slot.release_id] is None,
-                error=errors[slot.release_id] or "",
+                loaded=prepared.errors[slot.release_id] is None,
+                error=prepared.errors[slot.release_id] or "",
             )
             for slot in plan.slots
         )
@@ -141,57 +128,21 @@ class Engine:
         if shadow is None or route.candidate is None or reply.instance is not route.primary:
             return
         # Under load one shadow run may wait, so that a busy device still reaches a verdict; in quiet times, several.
-        is_busy = any(each.waiting for each in self._instances.values())
+        is_busy = self._holdings.is_busy
         shadow.run_shadow(
             ask.request, lambda result: self._compare(reply, result), limit=1 if is_busy else SHADOW_QUEUE_LENGTH
         )
 
     async def close(self) -> None:
         """Retire everything, and give the threads a moment to end."""
-        for each in self._instances.values():
-            each.retire()
-        ending = [*self._instances.values(), *self._draining]
-        self._instances, self._routes = {}, {}
-        for each in ending:
-            await asyncio.to_thread(each.join, timeout_s=_CLOSE_S)
-        self._loader.shutdown(wait=False)
+        self._routes = {}
+        await self._holdings.close()
 
-    async def _load(self, slot: SlotSpec) -> Instance | str:
-        loop, started = asyncio.get_running_loop(), time.monotonic()
-        try:
-            model = await loop.run_in_executor(self._loader, self._load_blocking, slot)
-        except LitefleetError as exc:
-            _log.error("slot_not_loaded", model=slot.model, release_id=slot.release_id, error=str(exc))
-            return f"{exc.reason}: {exc}"
-        instance = Instance(slot, model, loop=loop)
-        _log.info(
-            "slot_loaded",
-            model=slot.model,
-            release_id=slot.release_id,
-            took_s=round(time.monotonic() - started, 3),
-            invoke_ms=round(model.probe_ms, 4),
-            inline=instance.is_inline,
-        )
-        return instance
-
-    def _load_blocking(self, slot: SlotSpec) -> LoadedModel:
-        try:
-            return self._load_slot(slot)
-        except LitefleetError:
-            raise
-        except Exception as exc:  # a broken file must cost its own slot, not the plan
-            raise ModelFailedError(f"{type(exc).__name__}: {exc}") from exc
-
-    def _swap(
-        self,
-        plan: Plan,
-        instances: dict[tuple[ReleaseId, Sha256], Instance],
-        errors: Mapping[ReleaseId, str | None],
-    ) -> None:
-        by_release = {release: instance for (release, _), instance in instances.items()}
+    def _swap(self, plan: Plan, prepared: Prepared) -> None:
+        by_release = prepared.by_release
         routes: dict[ModelName, LiveRoute] = {}
         for route in plan.routes:
-            fitted = routing.resolve(route, errors)
+            fitted = routing.resolve(route, prepared.errors)
             routes[route.model] = LiveRoute(
                 model=route.model,
                 primary=by_release[fitted.primary] if fitted.primary else None,
@@ -200,14 +151,11 @@ class Engine:
                 max_latency_ratio=fitted.max_latency_ratio,
                 reason=fitted.reason,
             )
-        gone = [each for key, each in self._instances.items() if key not in instances]
         # No await between: a request sees the old plan or the new one, never half of each.
-        self._instances, self._routes, self.serial = instances, routes, plan.serial
-        for each in gone:
-            each.retire()
+        self._routes, self.serial = routes, plan.serial
+        retired = self._holdings.keep(prepared)
         self.recorder.forget_gone(by_release)
-        self._draining = [each for each in (*self._draining, *gone) if not each.is_closed]
-        _log.info("plan_applied", serial=plan.serial, loaded=len(instances), retired=len(gone))
+        _log.info("plan_applied", serial=plan.serial, loaded=len(by_release), retired=retired)
 
     async def _rescue(
         self,

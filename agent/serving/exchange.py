@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from agent.serving.errors import ModelUnavailableError
 from shared.errors import NotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from agent.serving.instance import Instance
     from agent.serving.requests import Outcome, Request
     from shared.ids import ModelName
@@ -43,6 +46,31 @@ class LiveRoute:
         raise NotFoundError(kind="serving version", name=f"{self.model}/{version}")
 
 
+class CallProtocol(StrEnum):
+    """How a request came in; a label of its metrics."""
+
+    OIP = "oip"
+    OIP_GRPC = "oip_grpc"
+    TFSERVING = "tfserving"
+    MAX = "max"
+    MQTT = "mqtt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks, and what the request says of itself besides what it asks for."""
+
+    protocol: CallProtocol
+    application: str = ""
+    """Empty where nobody has to say who he is."""
+    key: str = ""
+    """Whatever the application wants answered by the same variant each time."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Case-insensitive, or with names in lower case."""
+    deadline_s: float | None = None
+    """Moment (monotonic) after which the answer is of no use; None: the server's own deadline."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
     """One request, with the moment (monotonic) at which it was read whole."""
@@ -51,6 +79,7 @@ class Ask:
     version: str | None
     request: Request
     received_s: float
+    caller: Caller = Caller(protocol=CallProtocol.OIP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

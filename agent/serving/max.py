@@ -16,9 +16,9 @@ import numpy as np
 from aiohttp import web
 
 from agent.serving import multipart, tensors
-from agent.serving.api import json_answer, read_body, send
+from agent.serving.api import caller_of, json_answer, read_body, send
 from agent.serving.errors import ModelUnavailableError
-from agent.serving.exchange import Ask
+from agent.serving.exchange import Ask, CallProtocol
 from agent.serving.requests import ClassifyRequest, InferRequest
 from shared.decoding import MALFORMED
 from shared.errors import InvalidInputError
@@ -127,7 +127,10 @@ class _Protocol:
             parsed: Request = ClassifyRequest(encoded=image)
         else:
             parsed = _from_json(data, instance)
-        reply = await self._engine.answer(Ask(model=route.model, version=None, request=parsed, received_s=received_s))
+        caller = caller_of(request, CallProtocol.MAX, received_s=received_s)
+        reply = await self._engine.answer(
+            Ask(model=route.model, version=None, request=parsed, received_s=received_s, caller=caller)
+        )
         said = _classes(reply) if isinstance(parsed, ClassifyRequest) else _items(reply)
         return await send(self._engine, request, reply, json_answer(Predictions(status="ok", predictions=said)))
 

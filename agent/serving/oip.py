@@ -14,9 +14,9 @@ import msgspec
 from aiohttp import web
 
 from agent.serving import standing, tensors
-from agent.serving.api import json_answer, problem, read_body, send
+from agent.serving.api import caller_of, json_answer, problem, read_body, send
 from agent.serving.binary_tensors import LENGTH_HEADER
-from agent.serving.exchange import Ask
+from agent.serving.exchange import Ask, CallProtocol
 from agent.serving.oip_messages import Done, IndexBody, Live, LoadBody, ModelReady, Ready
 from agent.serving.requests import ClassifyRequest
 from shared.decoding import MALFORMED
@@ -140,6 +140,7 @@ class _Protocol:
             version=request.match_info.get("version"),
             request=parsed,
             received_s=received_s,
+            caller=caller_of(request, CallProtocol.OIP, received_s=received_s),
         )
         return await self._engine.answer(ask)
 

@@ -6,6 +6,7 @@ Source: kserve/open-inference-protocol, specification/protocol/inference_grpc.md
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -15,9 +16,9 @@ import structlog
 
 from agent.serving import grpc_tensors, standing
 from agent.serving import open_inference_pb2 as wire
-from agent.serving.api import MAX_BODY_BYTES
+from agent.serving.api import KEY_HEADER, MAX_BODY_BYTES
 from agent.serving.errors import ModelUnavailableError, NotAllowedError, QueueFullError
-from agent.serving.exchange import Ask
+from agent.serving.exchange import Ask, Caller, CallProtocol
 from shared.errors import InvalidInputError, LitefleetError, ModelFailedError, NotFoundError, RetryableError
 from shared.ids import ModelName
 
@@ -107,14 +108,14 @@ class _Service:
         )
 
     def _answered(
-        self, method: Callable[[Message], Awaitable[Message]]
+        self, method: Callable[[Message, Context], Awaitable[Message]]
     ) -> Callable[[Message, Context], Awaitable[Message]]:
         """Return the method with errors told as the protocol's codes."""
 
         async def call(asked: Message, context: Context) -> Message:
             with self._traffic.request():
                 try:
-                    return await method(asked)
+                    return await method(asked, context)
                 except LitefleetError as exc:
                     code, text = _code(exc), f"{exc.reason}: {exc}"
             await context.abort(code, text)
@@ -122,27 +123,27 @@ class _Service:
 
         return call
 
-    async def _live(self, _asked: Message) -> Message:
+    async def _live(self, _asked: Message, _context: Context) -> Message:
         return wire.ServerLiveResponse(live=True)
 
-    async def _ready(self, _asked: Message) -> Message:
+    async def _ready(self, _asked: Message, _context: Context) -> Message:
         try:
             standing.check_ready(self._engine)
         except ModelUnavailableError:
             return wire.ServerReadyResponse(ready=False)
         return wire.ServerReadyResponse(ready=True)
 
-    async def _model_ready(self, asked: Message) -> Message:
+    async def _model_ready(self, asked: Message, _context: Context) -> Message:
         try:
             self._engine.route(ModelName(asked.name)).pick(asked.version or None)
         except (ModelUnavailableError, NotFoundError):
             return wire.ModelReadyResponse(ready=False)
         return wire.ModelReadyResponse(ready=True)
 
-    async def _server(self, _asked: Message) -> Message:
+    async def _server(self, _asked: Message, _context: Context) -> Message:
         return wire.ServerMetadataResponse(**msgspec.structs.asdict(standing.server()))
 
-    async def _model(self, asked: Message) -> Message:
+    async def _model(self, asked: Message, _context: Context) -> Message:
         route = self._engine.route(ModelName(asked.name))
         described = standing.model(route, asked.version or None, unverified=self._unverified)
         return wire.ModelMetadataResponse(
@@ -153,13 +154,16 @@ class _Service:
             outputs=[msgspec.structs.asdict(each) for each in described.outputs],
         )
 
-    async def _infer(self, asked: Message) -> Message:
+    async def _infer(self, asked: Message, context: Context) -> Message:
         received_s = time.monotonic()
         model = ModelName(asked.model_name)
         self._engine.route(model)  # an unknown model is told before its tensors are judged
         request = grpc_tensors.read(asked)
         version = asked.model_version or None
-        reply = await self._engine.answer(Ask(model=model, version=version, request=request, received_s=received_s))
+        caller = _caller(context, received_s=received_s)
+        reply = await self._engine.answer(
+            Ask(model=model, version=version, request=request, received_s=received_s, caller=caller)
+        )
         slot = reply.instance.slot
         answer = wire.ModelInferResponse(model_name=model, model_version=str(slot.version_number), id=asked.id)
         for name, value in standing.parameters(reply.instance, unverified=self._unverified).items():
@@ -169,7 +173,7 @@ class _Service:
         self._engine.finish(reply, ready_s=time.monotonic())
         return answer
 
-    async def _stats(self, asked: Message) -> Message:
+    async def _stats(self, asked: Message, _context: Context) -> Message:
         name = ModelName(asked.name) if asked.name else None
         found = standing.statistics(self._engine, name=name, version=asked.version or None)
         known: dict[str, list[dict[str, object]]] = msgspec.to_builtins(found)
@@ -177,20 +181,32 @@ class _Service:
             del each["batch_stats"]
         return wire.ModelStatisticsResponse(**known)
 
-    async def _index(self, asked: Message) -> Message:
+    async def _index(self, asked: Message, _context: Context) -> Message:
         return wire.RepositoryIndexResponse(
             models=msgspec.to_builtins(standing.index(self._engine, ready_only=asked.ready))
         )
 
-    async def _load(self, asked: Message) -> Message:
+    async def _load(self, asked: Message, _context: Context) -> Message:
         standing.check_parameters(asked.parameters)
         await self._loading.load(ModelName(asked.model_name))
         return wire.RepositoryModelLoadResponse()
 
-    async def _unload(self, asked: Message) -> Message:
+    async def _unload(self, asked: Message, _context: Context) -> Message:
         standing.check_parameters(asked.parameters)
         await self._loading.unload(ModelName(asked.model_name))
         return wire.RepositoryModelUnloadResponse()
+
+
+def _caller(context: Context, *, received_s: float) -> Caller:
+    """Return who calls, as metadata and deadline of the call say."""
+    headers = {str(name): str(value) for name, value in context.invocation_metadata() or ()}
+    return Caller(
+        protocol=CallProtocol.OIP_GRPC,
+        key=headers.get(KEY_HEADER.lower(), ""),
+        headers=headers,
+        # None where the caller set no deadline, whatever the library's types say.
+        deadline_s=received_s + (context.time_remaining() or math.inf),
+    )
 
 
 def _code(error: LitefleetError) -> grpc.StatusCode:

@@ -19,8 +19,8 @@ import numpy as np
 from aiohttp import web
 
 from agent.serving import tensors
-from agent.serving.api import json_answer, problem, read_body, send
-from agent.serving.exchange import Ask
+from agent.serving.api import caller_of, json_answer, problem, read_body, send
+from agent.serving.exchange import Ask, CallProtocol
 from agent.serving.requests import ClassifyRequest, InferRequest, NamedTensor
 from shared.decoding import MALFORMED
 from shared.errors import InvalidInputError, NotFoundError
@@ -189,7 +189,10 @@ class _Protocol:
         version = request.match_info.get("version")
         if "label" in request.match_info:
             version = str(_pick(self._engine.route(model), request).slot.version_number)
-        return await self._engine.answer(Ask(model=model, version=version, request=parsed, received_s=received_s))
+        caller = caller_of(request, CallProtocol.TFSERVING, received_s=received_s)
+        return await self._engine.answer(
+            Ask(model=model, version=version, request=parsed, received_s=received_s, caller=caller)
+        )
 
 
 def _pick(route: LiveRoute, request: web.Request) -> Instance:
