@@ -43,6 +43,7 @@ def look_around(
         damage=_damage(state, slots),
         on_disk=slots.list(),
         recovered=() if state.models or boot is None else _recovered(boot, slots),
+        recovered_traffic=() if state.models or boot is None else boot.fallback.traffic,
         boot_serial=boot.plan.serial if boot is not None else 0,
         journal_problem=journal_problem,
     )

@@ -72,6 +72,11 @@ def line_of(model: ModelName, variant: str) -> ModelName:
     return model if variant == MAIN else ModelName(f"{model}{_SEPARATOR}{variant}")
 
 
+def variant_of(given: str | msgspec.UnsetType) -> str:
+    """Return the variant that a message means, whose senders may not know of variants."""
+    return MAIN if given is msgspec.UNSET else given
+
+
 def split_line(line: ModelName) -> tuple[ModelName, str]:
     """Return model and variant of a line."""
     model, _, variant = line.partition(_SEPARATOR)

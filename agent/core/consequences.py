@@ -8,10 +8,9 @@ from msgspec.structs import replace
 
 from agent.core.commands import ApplyPlan, PublishReport, RemoveRelease, WriteBootFile
 from agent.core.lifecycle import pulse_problem
-from agent.core.plan import Plan
 from agent.core.reporting import report_of
 from agent.core.retention import removable
-from agent.core.routing import boot_file, content_of
+from agent.core.routing import boot_file, plan_of
 from agent.core.state import now_of
 
 if TYPE_CHECKING:
@@ -51,11 +50,12 @@ def _derive_plan(draft: Draft) -> None:
     if state.desired is None and not state.models:
         # Nothing is known yet, perhaps because the journal was lost: what serving holds is none of our business.
         return
-    slots, routes = content_of(state)
-    moved = (slots, routes) != (state.plan.slots, state.plan.routes)
+    plan = plan_of(state)
+    moved = plan != state.plan
     if not moved and not draft.resend_plan:
         return
-    plan = Plan(serial=state.plan.serial + 1, slots=slots, routes=routes) if moved else state.plan
+    if moved:
+        plan = replace(plan, serial=state.plan.serial + 1)
     draft.state = state = replace(state, plan=plan, plan_sent_at=draft.at)
     # The boot file first: should serving die of the plan, it must find its way back.
     if moved or draft.rewrite_boot:

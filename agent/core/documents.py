@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from agent.core import measuring, trust
-from agent.core.state import ModelState, now_of
+from agent.core.state import ModelState, line, now_of
 from shared.errors import UntrustedError
 from shared.wire import body_digest
 
@@ -56,7 +56,7 @@ def refuse_desired(draft: Draft, reason: str) -> None:
 def _follow(draft: Draft, desired: Desired) -> None:
     """Take a newer Desired as the whole of what is wanted."""
     # A model that is not listed keeps its state for now, with `wanted` None: `_unlisted` ends what is under way.
-    wanted = {model.model: model for model in desired.body.models}
+    wanted = {line(model): model for model in desired.body.models}
     had = {model.model: model for model in draft.state.models}
     models = [
         replace(had.get(name) or ModelState(model=name), wanted=wanted.get(name)) for name in sorted(wanted | had)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from agent.core.plan import Applied, MeasureResult, Stats, TrialResult
     from agent.core.state import Settings, Slot
     from shared.ids import BootId, KeyId, MeasurementId, ModelName, ReleaseId
+    from shared.traffic import TrafficRule
     from shared.wire import Desired, Pulse
 
 
@@ -27,6 +28,8 @@ class Started:
     on_disk: tuple[ReleaseId, ...] = ()
     recovered: tuple[Slot, ...] = ()
     """Stable slots of boot.json whose files verify; used only when the journal knows nothing."""
+    recovered_traffic: tuple[TrafficRule, ...] = ()
+    """Rules of boot.json, used with `recovered`."""
     boot_serial: int = 0
     """Plan serial of boot.json, below which no plan may be sent; 0 = there is none that can be read."""
     journal_problem: str = ""

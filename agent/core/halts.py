@@ -53,6 +53,7 @@ def _revert_committed(draft: Draft, model: ModelState, bad: Slot) -> ModelState:
         draft,
         AssignmentReport(
             model=release.model,
+            variant=release.variant,
             release_id=release.release_id,
             rollout_id=release.rollout_id,
             attempt=release.attempt,

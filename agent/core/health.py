@@ -82,7 +82,7 @@ def read_counters(stats: Stats, model: ModelName, candidate: ReleaseId) -> Count
     """Return what serving has counted for a candidate in this life."""
     paired = PairedCounts()
     for pair in stats.pairs:
-        if pair.model == model and pair.candidate == candidate:
+        if pair.model == model and pair.candidate == candidate and not pair.by_rule:
             paired = add_paired(paired, pair.counts)
     for series in stats.series:
         if series.model == model and series.release_id == candidate:

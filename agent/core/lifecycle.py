@@ -166,6 +166,7 @@ def _finish(draft: Draft, model: ModelState, taken: Edge, reason: str) -> ModelS
         draft,
         AssignmentReport(
             model=ended.model,
+            variant=ended.variant,
             release_id=ended.release_id,
             rollout_id=ended.rollout_id,
             attempt=ended.attempt,

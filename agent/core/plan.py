@@ -96,12 +96,20 @@ class SeriesStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PairStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Cumulative comparison of a candidate with stable since serving started."""
+    """Cumulative comparison of two releases on the same requests since serving started."""
 
     model: ModelName
+    """The line whose candidate is compared with its stable; of a rule's shadow, the shadow's own line."""
     candidate: ReleaseId
     stable: ReleaseId
+    """What the other is compared with: of a rule's shadow, the release that answered."""
     counts: PairedCounts
+    by_rule: bool = False
+    """The shadow of a traffic rule, which no rollout hangs on, and no candidate's evidence."""
+    distances: tuple[int, ...] = ()
+    """How far apart the answers were: a histogram over `agent.serving.comparison.DISTANCES`."""
+    ratios: tuple[int, ...] = ()
+    """How many times as long the candidate took: a histogram over `agent.serving.comparison.RATIOS`."""
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):

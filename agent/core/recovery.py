@@ -17,15 +17,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec.structs import replace
 
 from agent.core.lifecycle import move
-from agent.core.plan import Plan
-from agent.core.state import AgentState, ModelState, Phase, Slot
+from agent.core.state import AgentState, ModelState, Phase, Slot, line
 from agent.core.transitions import Signal
 from shared.hardware import GENERIC
 from shared.ids import RolloutId
 from shared.manifest import manifest_path
+from shared.traffic import MAIN, split_line
 from shared.wire import DesiredModel, ProbationPolicy, TargetRef
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def reconcile(draft: Draft, event: Started) -> None:
         settings=event.settings,
         note=event.journal_problem,
         on_disk=event.on_disk,
-        plan=Plan(serial=serial, slots=state.plan.slots, routes=state.plan.routes),
+        plan=replace(state.plan, serial=serial, traffic=event.recovered_traffic or state.plan.traffic),
         applied_serial=0,
         plan_sent_at=None,
         # Nobody knows how long control was away by a clock that may have been reset: only a Pulse heard now
@@ -95,8 +96,10 @@ def slot_from_boot(spec: SlotSpec, manifest: ReleaseManifest, *, manifest_length
     """
     for artifact in manifest.artifacts:
         if artifact.sha256 == spec.artifact_sha256:
+            name, variant = split_line(spec.model)
             release = DesiredModel(
-                model=spec.model,
+                model=name,
+                variant=msgspec.UNSET if variant == MAIN else variant,
                 release_id=spec.release_id,
                 rollout_id=RolloutId(""),
                 attempt=0,
@@ -115,7 +118,7 @@ def slot_from_boot(spec: SlotSpec, manifest: ReleaseManifest, *, manifest_length
 
 
 def _recovered(slots: tuple[Slot, ...]) -> tuple[ModelState, ...]:
-    models = (ModelState(model=slot.release.model, stable=slot) for slot in slots)
+    models = (ModelState(model=line(slot.release), stable=slot) for slot in slots)
     return tuple(sorted(models, key=lambda model: model.model))
 
 

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from agent.core.routing import unavailable_reason
 from agent.core.state import Phase, key_of, transfer_of
 from shared.ids import Epoch, Generation
+from shared.traffic import MAIN, split_line
 from shared.wire import AssignmentPhase, AssignmentReport, AssignmentStatus, Heartbeat, Report, SlotReport
 
 if TYPE_CHECKING:
@@ -59,8 +60,10 @@ def heartbeat_of(state: AgentState) -> Heartbeat:
 
 
 def _slot(state: AgentState, model: ModelState) -> SlotReport:
+    name, variant = split_line(model.model)
     return SlotReport(
-        model=model.model,
+        model=name,
+        variant=msgspec.UNSET if variant == MAIN else variant,
         stable=model.stable.release_id if model.stable is not None else None,
         candidate=model.candidate.release_id if model.candidate is not None else None,
         unavailable_reason=unavailable_reason(state, model) or _stood_in_for(model),
@@ -97,6 +100,7 @@ def _running(model: ModelState, candidate: Slot, attempt: Attempt) -> Assignment
     release = candidate.release
     return AssignmentReport(
         model=release.model,
+        variant=release.variant,
         release_id=release.release_id,
         rollout_id=release.rollout_id,
         attempt=release.attempt,

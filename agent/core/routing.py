@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+from msgspec.structs import replace
+
 from agent.core.plan import BootFile, Plan, Route, SlotSpec
-from agent.core.state import WATCHED, ModelState, Phase, Slot, outcome_of
+from agent.core.state import WATCHED, ModelState, Phase, Slot, line, outcome_of
 
 if TYPE_CHECKING:
     from agent.core.state import AgentState, Attempt
+    from shared.request_log import LogWish
+    from shared.traffic import TrafficRule
+    from shared.wire import ProbationPolicy
 
-PlanContent = tuple[tuple[SlotSpec, ...], tuple[Route, ...]]
 
+def plan_of(state: AgentState, *, with_candidates: bool = True) -> Plan:
+    """Return what serving should hold and route, under the serial of the plan before.
 
-def content_of(state: AgentState, *, with_candidates: bool = True) -> PlanContent:
-    """Return slots and routes of the whole device; without candidates it is what a crash loop falls back to."""
+    Without candidates it is what a crash loop falls back to.
+    """
     slots: list[SlotSpec] = []
     routes: list[Route] = []
     for model in state.models:
@@ -25,7 +32,9 @@ def content_of(state: AgentState, *, with_candidates: bool = True) -> PlanConten
             answering = None
         slots.extend(_spec(state, slot) for slot in (answering, candidate) if slot is not None)
         routes.append(_route(state, model, answering, candidate))
-    return tuple(slots), tuple(routes)
+    return replace(
+        state.plan, slots=tuple(slots), routes=tuple(routes), traffic=_traffic(state), request_logs=_request_logs(state)
+    )
 
 
 def boot_file(state: AgentState) -> BootFile:
@@ -33,13 +42,12 @@ def boot_file(state: AgentState) -> BootFile:
 
     A life that holds the candidate already has taken its try.
     """
-    slots, routes = content_of(state, with_candidates=False)
     attempts = [model.attempt for model in state.models if model.attempt is not None and model.phase in WATCHED]
     # One counter for all candidates: serving cannot tell which of them took it down.
     used = max((a.interruptions + _holds_now(state, a) for a in attempts), default=0)
     return BootFile(
         plan=state.plan,
-        fallback=Plan(serial=state.plan.serial, slots=slots, routes=routes),
+        fallback=plan_of(state, with_candidates=False),
         tries_left=max(state.settings.boot_tries - used, 0),
     )
 
@@ -74,13 +82,33 @@ def _route(state: AgentState, model: ModelState, answering: Slot | None, candida
         # A first release has nobody to be compared with, and serving must not count pairs for it.
         candidate=candidate.release_id if stable_id is not None else None,
         max_latency_ratio=candidate.release.policy.max_latency_ratio,
+        canary_share=_canary_share(candidate.release.policy) if trying else 1.0,
     )
+
+
+def _canary_share(policy: ProbationPolicy) -> float:
+    return 1.0 if policy.canary_share is msgspec.UNSET else policy.canary_share
+
+
+def _traffic(state: AgentState) -> tuple[TrafficRule, ...]:
+    """Return the rules of Desired; until one came, those that serving has been told before."""
+    if state.desired is None:
+        return state.plan.traffic
+    rules = state.desired.body.traffic
+    return () if rules is msgspec.UNSET else rules
+
+
+def _request_logs(state: AgentState) -> tuple[LogWish, ...]:
+    """Return what Desired asks to write down; nothing is written down on the word of a document that is forgotten."""
+    if state.desired is None or state.desired.body.request_logs is msgspec.UNSET:
+        return ()
+    return state.desired.body.request_logs
 
 
 def _spec(state: AgentState, slot: Slot) -> SlotSpec:
     release = slot.release
     return SlotSpec(
-        model=release.model,
+        model=line(release),
         release_id=release.release_id,
         version_number=slot.version_number,
         folder=f"{state.settings.releases_dir}/{release.release_id}",

@@ -24,6 +24,7 @@ from shared.ids import (
     RolloutId,
     Sha256,
 )
+from shared.traffic import line_of, variant_of
 from shared.wire import (
     NO_BODY,
     AssignmentReport,
@@ -42,7 +43,7 @@ LONGEST_TIMER_S = 3600.0 * 1.2
 """No timer of the core is set further ahead; one that is was set under a clock that has since gone back."""
 
 AssignmentKey = tuple[ModelName, RolloutId, int, ReleaseId]
-"""What makes two assignments the same: model, rollout, attempt, release."""
+"""What makes two assignments the same: line, rollout, attempt, release."""
 
 
 class Phase(StrEnum):
@@ -163,9 +164,10 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelState(msgspec.Struct, frozen=True, kw_only=True):
-    """One model on this device."""
+    """One line of a model on this device: the model's own, or a variant's."""
 
     model: ModelName
+    """The line: `digits`, or `digits@blue` for a variant of it."""
     wanted: DesiredModel | None = None
     """What the newest Desired says; None for a slot that was found before any Desired came."""
     phase: Phase = Phase.IDLE
@@ -243,7 +245,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     """In this life of the control process; a Pulse from an earlier life authorises nothing."""
     stale: bool = True
     models: tuple[ModelState, ...] = ()
-    """Sorted by model."""
+    """Sorted by line."""
     blacklist: tuple[Sha256, ...] = ()
     """Artifacts that ran here and were reverted, oldest first."""
     outcomes: tuple[Outcome, ...] = ()
@@ -274,9 +276,14 @@ def new_state(settings: Settings) -> AgentState:
     return AgentState(settings=settings)
 
 
+def line(assignment: DesiredModel | AssignmentReport) -> ModelName:
+    """Return the line of releases that an assignment moves."""
+    return line_of(assignment.model, variant_of(assignment.variant))
+
+
 def key_of(assignment: DesiredModel | AssignmentReport) -> AssignmentKey:
     """Return what identifies an assignment."""
-    return (assignment.model, assignment.rollout_id, assignment.attempt, assignment.release_id)
+    return (line(assignment), assignment.rollout_id, assignment.attempt, assignment.release_id)
 
 
 def outcome_of(state: AgentState, wanted: DesiredModel) -> AssignmentReport | None:

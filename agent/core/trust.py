@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from agent.core.state import Floor, Identity
+from agent.core.state import Floor, Identity, line
 from shared.decoding import MALFORMED
-from shared.errors import UntrustedError
+from shared.errors import InvalidInputError, UntrustedError
+from shared.ids import is_slug
 from shared.manifest import artifact_path, manifest_path, measurement_path
-from shared.wire import Desired, DesiredModel, Pulse, TargetRef, WantedMeasurement, body_digest
+from shared.traffic import check as check_rule
+from shared.traffic import variant_of
+from shared.wire import Desired, DesiredBody, DesiredModel, Pulse, TargetRef, WantedMeasurement, body_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,7 +117,7 @@ def check_desired(desired: Desired, known: Known) -> Order:
 
     Raises:
         UntrustedError: `wrong_installation`, `wrong_device`, `wrong_key`, `expired`, `generation_not_newer`,
-            `generation_reused` or `duplicate_model`, with detail after a colon.
+            `generation_reused`, or what `check_body` says, with detail after a colon.
     """
     identity = known.identity
     # A seal says who speaks, not to whom: without these three, what was sealed for a neighbour could be replayed here.
@@ -127,10 +130,34 @@ def check_desired(desired: Desired, known: Known) -> Order:
     # `known.now` never falls behind a time that was verified: setting the clock back revives nothing.
     if desired.expires_at <= known.now:
         raise UntrustedError(f"expired: {desired.expires_at.isoformat()}")
-    names = [model.model for model in desired.body.models]
-    if len(set(names)) != len(names):
-        raise UntrustedError("duplicate_model: a model may be listed once")
+    check_body(desired.body)
     return _order(desired, known)
+
+
+def check_body(body: DesiredBody) -> None:
+    """Refuse a body of which no plan could be made, whole: half of it would be what nobody sealed.
+
+    A rule may name a variant that is not listed: its share goes to the others until it comes.
+
+    Raises:
+        UntrustedError: `bad_variant`, `duplicate_model` or `bad_traffic`, with detail after a colon.
+    """
+    for model in body.models:
+        variant = variant_of(model.variant)
+        # A line is a name on this device: one with another's separator in it could be taken for that.
+        if not (is_slug(model.model) and is_slug(variant)):
+            raise UntrustedError(f"bad_variant: {model.model!r} with variant {variant!r}: a-z, 0-9 and - only")
+    lines = [line(model) for model in body.models]
+    if len(set(lines)) != len(lines):
+        raise UntrustedError("duplicate_model: a model may be listed once for each of its variants")
+    rules = () if body.traffic is msgspec.UNSET else body.traffic
+    if len({rule.model for rule in rules}) != len(rules):
+        raise UntrustedError("bad_traffic: a model may have one rule")
+    for rule in rules:
+        try:
+            check_rule(rule, field=f"traffic of {rule.model}")
+        except InvalidInputError as exc:
+            raise UntrustedError(f"bad_traffic: {exc}") from exc
 
 
 def _order(desired: Desired, known: Known) -> Order:

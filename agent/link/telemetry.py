@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shared.sketches import Sketch
+from shared.traffic import split_line
 from shared.wire import Series, Telemetry
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ class TelemetryWindow:
             self._opened_at = at
         for series in stats.series:
             key = (series.model, series.release_id)
-            self._count(self._sums.setdefault(key, _Sums()), series, self._seen.get(key))
+            # Upwards a release is one, whichever of its model's variants it ran as here.
+            sums = self._sums.setdefault((split_line(series.model)[0], series.release_id), _Sums())
+            self._count(sums, series, self._seen.get(key))
         self._seen = {(series.model, series.release_id): series for series in stats.series}
 
     def close(self, at: datetime) -> Telemetry | None:

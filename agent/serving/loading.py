@@ -15,6 +15,7 @@ from shared import manifest
 from shared.errors import DigestMismatchError, ModelLoadError, UntrustedError
 from shared.runtime.golden import to_array
 from shared.runtime.interpreter import LiteRtInterpreter
+from shared.traffic import split_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +68,7 @@ def load_slot(slot: SlotSpec, *, cores: int, open_interpreter: OpenInterpreter) 
     """
     folder = Path(slot.folder)
     described = manifest.decode(_read(folder / MANIFEST_FILE, slot.manifest_sha256))
-    if described.release_id != slot.release_id or described.model != slot.model:
+    if described.release_id != slot.release_id or described.model != split_line(slot.model)[0]:
         raise UntrustedError(f"{folder} holds {described.model} {described.release_id}, not what was asked for")
     model = _read(folder / MODEL_FILE, slot.artifact_sha256)
     example = _golden_inputs(described, slot.artifact_sha256)

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import structlog
+from msgspec.structs import replace
 
 from agent.core.plan import Applied, FromServing, GetStats, Plan, SetPlan, ToServing
 from agent.serving import routing
@@ -83,4 +84,4 @@ class Planner:
 def _without(plan: Plan, releases: frozenset[ReleaseId]) -> Plan:
     """Return the plan without some slots; its routes then fall back by the ordinary rule."""
     slots = tuple(slot for slot in plan.slots if slot.release_id not in releases)
-    return Plan(serial=plan.serial, slots=slots, routes=plan.routes)
+    return replace(plan, slots=slots)
