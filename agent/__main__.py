@@ -7,47 +7,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ipaddress
 import os
 import select
 import signal
-import socket
 import sys
 import time
-import tomllib
 from pathlib import Path
-from typing import NamedTuple
 
 from agent.children import Child, lock, say
+from agent.doors import Settings, is_at, name_of, open_doors, read_settings
 from agent.serving.sockets import Handover, take_over
 
 CONTROL, SERVING = "agent.control", "agent.serving.process"
 
 _STOP_S = 15.0  # serving takes up to 10 s to finish the requests in flight
 _ADOPT_S = 30.0  # an orphan that had just been started listens late on a slow device
-_BACKLOG = 1024  # callers who wait while serving starts again; the kernel caps it at net.core.somaxconn
-
-
-class Settings(NamedTuple):
-    """The settings needed here. The children check the whole file, and exit with EX_CONFIG if it is wrong."""
-
-    path: Path
-    state_dir: Path
-    host: str
-    port: int
-
-
-def read_settings(path: Path) -> Settings:
-    """Read file and environment. Raises ValueError or OSError, naming what is wrong."""
-    found: dict[str, object] = {"http_host": "127.0.0.1", "http_port": 8080, "state_dir": ""}
-    found.update(tomllib.loads(path.read_text(encoding="utf-8")))
-    found.update({key: os.environ.get(f"LITEFLEET_AGENT_{key.upper()}", value) for key, value in found.items()})
-    host, state_dir = str(found["http_host"]), str(found["state_dir"])
-    if not state_dir:
-        raise ValueError(f"state_dir is missing: set it in {path} or as LITEFLEET_AGENT_STATE_DIR")
-    if not ipaddress.ip_address(host).is_loopback:
-        raise ValueError(f"http_host {host} is not a loopback address, and the inference API asks nobody who he is")
-    return Settings(path.absolute(), Path(state_dir).absolute(), host, int(str(found["http_port"])))
 
 
 def supervise(settings: Settings, *, control: str = CONTROL, serving: str = SERVING) -> int:
@@ -58,14 +32,14 @@ def supervise(settings: Settings, *, control: str = CONTROL, serving: str = SERV
         say(f"another supervisor runs on {settings.state_dir}: stop it, or set another state_dir")
         return os.EX_TEMPFAIL
     # Before the port is opened: an orphan holds it, and callers must not notice that we are new.
-    orphan = _find_orphan(run, settings.port)
+    orphan = _find_orphan(run, settings)
     try:
-        sockets = orphan.sockets if orphan else (_listen(settings),)
+        sockets = orphan.sockets if orphan else open_doors(settings)
     except OSError as exc:
-        say(f"http_port {settings.port} on {settings.host} cannot be used: {exc.strerror}")
-        say(f"stop what holds it, or set another http_port in {settings.path} or as LITEFLEET_AGENT_HTTP_PORT")
+        for line in str(exc).splitlines():
+            say(line)
         return os.EX_UNAVAILABLE
-    say("inference on " + ", ".join("http://{}:{}".format(*each.getsockname()[:2]) for each in sockets))
+    say("inference on " + ", ".join(name_of(each) for each in sockets))
     start, config = [sys.executable, "-m"], ["--config", str(settings.path)]
     answering = Child("serving", [*start, serving, *config], run / "serving.lock", sockets=sockets)
     if orphan:
@@ -74,18 +48,13 @@ def supervise(settings: Settings, *, control: str = CONTROL, serving: str = SERV
     return _watch((answering, Child("control", [*start, control, *config], run / "control.lock")), stop)
 
 
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
-
-
-def _find_orphan(run: Path, port: int) -> Handover | None:
-    """Return what a serving process without a supervisor hands over; None when there is none on this port."""
+def _find_orphan(run: Path, settings: Settings) -> Handover | None:
+    """Return what a serving process without a supervisor hands over; None when there is none at this address."""
     deadline = time.monotonic() + _ADOPT_S
     while (free := lock(run / "serving.lock")) is None:
         with contextlib.suppress(OSError):
             orphan = take_over(run / "sockets.sock", timeout_s=1.0)
-            if port in {0, orphan.sockets[0].getsockname()[1]}:
+            if is_at(settings, orphan.sockets[0]):
                 return orphan
             os.kill(orphan.pid, signal.SIGTERM)  # the settings have changed; it ends when its requests are done
         if time.monotonic() > deadline:

@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
+from agent.doors import check_opening
+from agent.serving.cors import check_origins
 from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ENV_PREFIX = "LITEFLEET_AGENT_"
+
+_LISTS = frozenset({"cors_origins"})
+"""Settings of several values; in an environment variable commas part them."""
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Bytes = Annotated[int, msgspec.Meta(ge=1)]
@@ -27,10 +32,32 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Folder of all that the agent keeps. No default: a guess would scatter identity, journal and releases."""
 
     http_host: str = "127.0.0.1"
-    """Address on which inference is served. Loopback by default, since the API asks nobody who he is."""
+    """Address on which inference is served. Loopback by default, where no key is asked for. Any other address takes
+    `tls_certificate` and `tls_key`, and then every request an application's key."""
 
     http_port: Port = 8080
     """TCP port of the inference API; 0 takes a free one."""
+
+    tls_certificate: Path | None = None
+    """PEM file of the inference API's certificate and its chain, for an `http_host` that other machines reach. Read
+    again when it changes, without dropping a connection."""
+
+    tls_key: Path | None = None
+    """PEM file of the certificate's key, without a passphrase."""
+
+    infer_socket: Path | None = None
+    """Unix socket of the inference API, 0660. None: `run/infer.sock` in `state_dir`, which its owner alone reaches."""
+
+    infer_socket_group: str = ""
+    """Group whose members may call by the unix socket; empty: the agent's own."""
+
+    applications_path: Path | None = None
+    """File of the applications that may call, kept by `litefleet-agent application`. None: `applications.json` in
+    `state_dir`. Read again when it changes."""
+
+    cors_origins: tuple[str, ...] = ()
+    """Origins (`https://shop.example`) whose pages may call from a browser; `*` alone: any. Commas part them in the
+    environment."""
 
     grpc_port: Port | None = None
     """TCP port of the Open Inference Protocol over gRPC, at the same address; 0 takes a free one. None: gRPC is not
@@ -71,6 +98,16 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log line that is written."""
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether other machines may call, by TLS and with an application's key."""
+        return self.tls_certificate is not None
+
+    @property
+    def grants_path(self) -> Path:
+        """The file of applications."""
+        return self.applications_path or self.state_dir / "applications.json"
 
     @property
     def identity_dir(self) -> Path:
@@ -118,9 +155,20 @@ def load(path: Path | None, environ: Mapping[str, str]) -> AgentConfig:
     settings.update(_from_environment(environ))
     try:
         # strict=False: environment variables are text, and "8080" must count as a port.
-        return msgspec.convert(settings, AgentConfig, strict=False, dec_hook=_as_path)
+        config = msgspec.convert(settings, AgentConfig, strict=False, dec_hook=_as_path)
     except msgspec.ValidationError as exc:
         raise InvalidInputError(field="agent configuration", problem=str(exc), remedy=_known_keys()) from exc
+    _check_opening(config)
+    return config
+
+
+def _check_opening(config: AgentConfig) -> None:
+    has_certificate, has_key = config.tls_certificate is not None, config.tls_key is not None
+    try:
+        check_opening(config.http_host, has_certificate=has_certificate, has_key=has_key)
+    except ValueError as exc:
+        raise InvalidInputError(field="http_host", problem=str(exc)) from exc
+    check_origins(config.cors_origins, field="cors_origins")
 
 
 def _from_file(path: Path) -> dict[str, object]:
@@ -132,15 +180,15 @@ def _from_file(path: Path) -> dict[str, object]:
         raise InvalidInputError(field=str(path), problem=f"is not TOML: {exc}") from exc
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
+    found: dict[str, object] = {}
     for name, value in environ.items():
         if not name.startswith(ENV_PREFIX):
             continue
         key = name.removeprefix(ENV_PREFIX).lower()
         if key not in AgentConfig.__struct_fields__ or name != name.upper():
             raise InvalidInputError(field=name, problem="is no setting of the agent", remedy=_known_keys())
-        found[key] = value
+        found[key] = value.split(",") if key in _LISTS else value
     return found
 
 

@@ -28,10 +28,10 @@ class Handover:
     sockets: tuple[socket.socket, ...]
 
 
-def listen_unix(path: Path) -> socket.socket:
-    """Listen at `path`, 0600, in place of whatever a process that died has left there.
+def listen_unix(path: Path, *, mode: int = 0o600, group_id: int = -1, backlog: int = _BACKLOG) -> socket.socket:
+    """Listen at `path`, for its owner unless `mode` says more, in place of what a process that died has left there.
 
-    Only the owner of the state folder's lock may call this.
+    Only the owner of the state folder's lock may call this. `group_id` is who else may connect; -1 leaves it.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
@@ -40,9 +40,10 @@ def listen_unix(path: Path) -> socket.socket:
         undo.callback(listener.close)
         with _short(path) as address:
             listener.bind(address)
-        # The folder is 0700, so that nobody else could have come in before this.
-        path.chmod(0o600)
-        listener.listen(_BACKLOG)
+        # Nobody else can have come in before this: no umask lets others write, and nothing listens yet.
+        os.chown(path, -1, group_id)
+        path.chmod(mode)
+        listener.listen(backlog)
         listener.setblocking(False)
         undo.pop_all()
     return listener
