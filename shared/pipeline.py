@@ -2,107 +2,147 @@
 
 from __future__ import annotations
 
-import math
-from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from shared.errors import InvalidInputError
+from shared.pipeline_graph import Graph, Kind, resolve
+from shared.step_rules import check_parameters
+from shared.steps import (
+    ColourMode,
+    DecodeAudio,
+    DecodeImage,
+    FrameAudio,
+    FrameContent,
+    Normalise,
+    Quantise,
+    ResizeImage,
+    RunModel,
+    Softmax,
+    Step,
+    TopLabels,
+    given,
+)
 
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
-class ColourMode(StrEnum):
-    """Pillow's name of what an image is decoded to."""
+__all__ = [
+    "MODEL_ONLY",
+    "ColourMode",
+    "DecodeImage",
+    "Normalise",
+    "PipelineSpec",
+    "ResizeImage",
+    "RunModel",
+    "Softmax",
+    "Step",
+    "TopLabels",
+    "check",
+    "component_names",
+    "graph",
+    "sample_rate_hz",
+    "takes_bytes",
+    "takes_images",
+]
 
-    GREY = "L"
-    RGB = "RGB"
-
-
-class DecodeImage(msgspec.Struct, frozen=True, kw_only=True, tag="decode_image"):
-    """JPEG or PNG bytes → `(H, W, C) uint8`, C = 1 for grey and 3 for RGB."""
-
-    colour: ColourMode = ColourMode.RGB
-
-
-class ResizeImage(msgspec.Struct, frozen=True, kw_only=True, tag="resize_image"):
-    """`(H, W, C) uint8` → `(height, width, C) uint8`, bilinear."""
-
-    height: int
-    width: int
-
-
-class Normalise(msgspec.Struct, frozen=True, kw_only=True, tag="normalise"):
-    """Any number → `x * scale + offset` as float32."""
-
-    scale: float = 1.0
-    offset: float = 0.0
-
-
-class RunModel(msgspec.Struct, frozen=True, kw_only=True, tag="run_model"):
-    """One item → the model's first output for it; the batch axis is added and removed here."""
-
-
-class Softmax(msgspec.Struct, frozen=True, kw_only=True, tag="softmax"):
-    """Logits `(K,)` → probabilities `(K,)`."""
-
-
-class TopLabels(msgspec.Struct, frozen=True, kw_only=True, tag="top_labels"):
-    """Scores `(K,)` → the `count` best labels with their scores, best first."""
-
-    count: int = 3
-
-
-Step = DecodeImage | ResizeImage | Normalise | RunModel | Softmax | TopLabels
-
-_MAX_SIDE = 8192
-_ORDER = {DecodeImage: 0, ResizeImage: 1, Normalise: 2, RunModel: 3, Softmax: 4, TopLabels: 5}
+OWN_MODEL = ""
+"""By which a `run_model` names the release's own model."""
 
 
 class PipelineSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A straight line of steps with exactly one `run_model`; `labels[k]` names output k."""
+    """Steps in running order, each of which takes what earlier ones gave; `labels[k]` names score k.
+
+    Where no step says what it takes, they are a straight line.
+    """
 
     steps: tuple[Step, ...]
     labels: tuple[str, ...] = ()
+    answers: tuple[str, ...] | UnsetType = UNSET
+    """Ids of the steps whose values are the answer; unset: the last."""
 
 
-def check(spec: PipelineSpec) -> None:
-    """Refuse a pipeline that could not run: steps out of order or repeated, no model, sizes out of range.
+def check(spec: PipelineSpec, components: Collection[str] = ()) -> Graph:
+    """Refuse a pipeline that could not run, and return how its steps hang together.
+
+    `components` are the names of the models of other releases that this release carries.
 
     Raises:
-        InvalidInputError: names the step.
+        InvalidInputError: names the step and the field.
     """
-    order = [_ORDER[type(step)] for step in spec.steps]
-    if order != sorted(set(order)):
-        raise InvalidInputError(
-            field="pipeline.steps",
-            problem="steps repeat or stand out of order",
-            remedy="each at most once: decode_image, resize_image, normalise, run_model, softmax, top_labels",
-        )
-    if _ORDER[RunModel] not in order:
-        raise InvalidInputError(field="pipeline.steps", problem="no run_model step", remedy="add {type: run_model}")
+    used = component_names(spec)
+    if not any(isinstance(step, RunModel) and given(step.model, OWN_MODEL) == OWN_MODEL for step in spec.steps):
+        problem = "no run_model" + (" runs the release's own model" if used else " step")
+        raise InvalidInputError(field="pipeline.steps", problem=problem, remedy="add {type: run_model}")
     for index, step in enumerate(spec.steps):
-        field = f"pipeline.steps[{index}]"
-        if isinstance(step, ResizeImage) and not (1 <= step.height <= _MAX_SIDE and 1 <= step.width <= _MAX_SIDE):
-            raise InvalidInputError(field=field, problem=f"height and width must be 1..{_MAX_SIDE}")
-        if isinstance(step, Normalise):
-            _check_normalise(step, field)
-        if isinstance(step, TopLabels) and step.count < 1:
-            raise InvalidInputError(field=field, problem="count must be at least 1")
-        if isinstance(step, TopLabels) and not spec.labels:
-            raise InvalidInputError(field="pipeline.labels", problem="top_labels needs labels")
+        check_parameters(step, spec.labels, f"pipeline.steps[{index}]")
+        if isinstance(step, RunModel) and given(step.model, OWN_MODEL) not in {OWN_MODEL, *components}:
+            known = "the release carries " + (", ".join(sorted(components)) or "none")
+            problem = f"no component {given(step.model, OWN_MODEL)!r}"
+            raise InvalidInputError(field=f"pipeline.steps[{index}].model", problem=problem, remedy=known)
+    for name in components:
+        if name not in used:
+            raise InvalidInputError(
+                field="components", problem=f"no step runs {name!r}", remedy="leave it out: every device would fetch it"
+            )
+    found = graph(spec)
+    _check_surroundings(found)
+    return found
 
 
-def _check_normalise(step: Normalise, field: str) -> None:
-    if not (math.isfinite(step.scale) and math.isfinite(step.offset)):
-        raise InvalidInputError(field=field, problem="scale and offset must be finite")
-    # Every item would be the same to the model: a slip such as 1 // 255, which no accuracy gate sees, since source and
-    # artifact then guess alike.
-    if step.scale == 0:
-        raise InvalidInputError(field=field, problem="scale is 0", remedy="to bring bytes to 0..1: 0.00392156862745098")
+def graph(spec: PipelineSpec) -> Graph:
+    """Return how the steps hang together. Raises InvalidInputError."""
+    return resolve(spec.steps, given(spec.answers, ()))
+
+
+def component_names(spec: PipelineSpec) -> tuple[str, ...]:
+    """Return the names of other releases' models that the pipeline runs, sorted."""
+    names = {given(step.model, OWN_MODEL) for step in spec.steps if isinstance(step, RunModel)}
+    return tuple(sorted(names - {OWN_MODEL}))
+
+
+def takes_bytes(spec: PipelineSpec) -> bool:
+    """Whether the pipeline starts from an encoded image or sound."""
+    return graph(spec).request is Kind.BYTES
 
 
 def takes_images(spec: PipelineSpec) -> bool:
     """Whether the pipeline starts from encoded image bytes."""
-    return isinstance(spec.steps[0], DecodeImage)
+    return any(isinstance(step, DecodeImage) for step in spec.steps)
+
+
+def _check_surroundings(found: Graph) -> None:
+    """Refuse steps that need others around them which are not there."""
+    for place, node in enumerate(found.nodes):
+        field = f"pipeline.steps[{place}]"
+        if isinstance(node.step, Quantise):
+            takers = [other for other in found.nodes if any(each.place == place for each in other.sources)]
+            if not takers or not all(isinstance(other.step, RunModel) for other in takers):
+                problem = "quantises for no model"
+                raise InvalidInputError(field=field, problem=problem, remedy="let a run_model, and no other, take it")
+        if isinstance(node.step, FrameAudio) and node.step.content is FrameContent.LOG_MELS:
+            _check_mels(node.step, found, place, field)
+
+
+def sample_rate_hz(found: Graph, place: int) -> int | None:
+    """Return the rate of the sound that a `frame_audio` step is given; None when nobody says."""
+    step = found.nodes[place].step
+    if isinstance(step, FrameAudio) and step.sample_rate_hz is not None:
+        return step.sample_rate_hz
+    before = (node.step for node in found.lineage(place))
+    return next((each.sample_rate_hz for each in before if isinstance(each, DecodeAudio)), None)
+
+
+def _check_mels(step: FrameAudio, found: Graph, place: int, field: str) -> None:
+    rate = sample_rate_hz(found, place)
+    if rate is None:
+        remedy = "say it, or begin with decode_audio"
+        raise InvalidInputError(field=f"{field}.sample_rate_hz", problem="mels need to know it", remedy=remedy)
+    if step.high_hz > rate / 2:
+        problem = f"{step.high_hz:g} is above half of the sample rate of {rate}"
+        raise InvalidInputError(field=f"{field}.high_hz", problem=problem, remedy=f"at most {rate / 2:g}")
 
 
 MODEL_ONLY = PipelineSpec(steps=(RunModel(),))

@@ -49,8 +49,8 @@ def test_pipeline_with_every_step_in_order_is_accepted() -> None:
     [
         ((), (), "no run_model"),
         ((Softmax(),), (), "no run_model"),
-        ((Softmax(), RunModel()), (), "out of order"),
-        ((RunModel(), RunModel()), (), "out of order"),
+        ((TopLabels(), RunModel()), ("a",), "cannot take labels"),
+        ((Normalise(), DecodeImage(), RunModel()), (), "cannot take tensor"),
         ((RunModel(), TopLabels()), (), "needs labels"),
         ((RunModel(), TopLabels(count=0)), ("a",), "at least 1"),
         ((ResizeImage(height=0, width=8), RunModel()), (), "1..8192"),
@@ -128,7 +128,8 @@ def test_repository_paths_name_their_content() -> None:
     assert manifest.manifest_path(ReleaseId("r-1")) == "releases/r-1.json"
 
 
-def test_metrics_table_has_one_row_a_name_and_a_margin_only_where_better_is_known() -> None:
+def test_metrics_table_has_one_row_a_name_and_buckets_only_for_histograms() -> None:
     assert len(metrics.BY_NAME) == len(metrics.METRICS)
     for metric in metrics.METRICS:
-        assert (metric.default_margin is None) == (metric.direction is metrics.Direction.NEUTRAL)
+        assert bool(metric.buckets) == (metric.kind is metrics.MetricKind.HISTOGRAM)
+        assert list(metric.buckets) == sorted(set(metric.buckets))

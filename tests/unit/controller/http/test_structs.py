@@ -46,7 +46,7 @@ def test_struct_is_written_as_the_json_that_it_is_read_from() -> None:
         ({"steps": [{"type": "run_code"}]}, "Invalid value 'run_code'"),
         ({"steps": [{"type": "normalise", "scale": "wide"}]}, "$.steps[0].scale"),
         ({"steps": [], "label": []}, "unknown member $.label"),
-        ({"steps": [{"type": "run_model"}, {"type": "softmax", "axis": 1}]}, "unknown member $.steps[1].axis"),
+        ({"steps": [{"type": "run_model"}, {"type": "softmax", "axis": 1}]}, "unknown field `axis` - at `$.steps[1]`"),
     ],
 )
 def test_struct_that_cannot_be_read_is_refused_by_path(pipeline: object, said: str) -> None:
