@@ -13,11 +13,13 @@ import msgspec
 RELATIVE_ACCURACY = 0.01
 """1 %: finer than run-to-run noise of any device, and a latency range of 1 µs to 1 h still takes < 1,200 bins."""
 _GAMMA = (1 + RELATIVE_ACCURACY) / (1 - RELATIVE_ACCURACY)
-_LOG_GAMMA = math.log(_GAMMA)
-_SMALLEST = 1e-9
-_LARGEST = 1e12
+LOG_GAMMA = math.log(_GAMMA)
+"""Width of a bin: a value belongs to `ceil(log(value) / LOG_GAMMA)`."""
+SMALLEST = 1e-9
+"""Nanoseconds, where milliseconds are counted: as good as nothing."""
+LARGEST = 1e12
 """30 years in milliseconds. With an end to the bins, no value and no bin that a device sends can overflow a double."""
-_LAST_BIN = math.ceil(math.log(_LARGEST) / _LOG_GAMMA)
+_LAST_BIN = math.ceil(math.log(LARGEST) / LOG_GAMMA)
 
 
 class Sketch(msgspec.Struct, kw_only=True):
@@ -30,12 +32,12 @@ class Sketch(msgspec.Struct, kw_only=True):
     def add(self, value: float) -> None:
         """Count one value; below 0 counts as 0 and above 1e12 as that. NaN is no value and is not counted."""
         # A measurement must never break what is measured, so that nothing here raises.
-        if value > _SMALLEST:
-            value = min(value, _LARGEST)
+        if value > SMALLEST:
+            value = min(value, LARGEST)
             self.total += value
-            index = math.ceil(math.log(value) / _LOG_GAMMA)
+            index = math.ceil(math.log(value) / LOG_GAMMA)
             self.bins[index] = self.bins.get(index, 0) + 1
-        elif value <= _SMALLEST:
+        elif value <= SMALLEST:
             self.total += max(value, 0.0)
             self.zeros += 1
 

@@ -104,24 +104,24 @@ class Engine:
         route = self.route(ask.model)
         instance = route.pick(ask.version)
         stable = route.shadow if instance is route.candidate and instance is route.primary else None
-        series, asked_s = self.recorder.series(ask.model, instance.slot.release_id), time.monotonic()
+        series, asked_s = self.recorder.series(instance.slot.model, instance.slot.release_id), time.monotonic()
         try:
             outcome = await _run(instance, ask.request, deadline_s=_deadline_s(stable))
         except (PipelineError, InferenceTimeoutError) as exc:
             if stable is not None:
                 return await self._rescue(ask, route, candidate=instance, stable=stable, failure=exc)
-            took_s = _since(ask.received_s)
-            series.failed(took_s=took_s) if _is_own_fault(exc) else series.refused(took_s=took_s)
+            count = series.failed if _is_own_fault(exc) else series.refused
+            count(exc, ask.caller.protocol, took_s=_since(ask.received_s))
             raise
-        except RetryableError:
-            series.refused(took_s=_since(ask.received_s))
+        except RetryableError as exc:
+            series.refused(exc, ask.caller.protocol, took_s=_since(ask.received_s))
             raise
         return Reply(ask=ask, route=route, instance=instance, outcome=outcome, asked_s=asked_s)
 
     def finish(self, reply: Reply, *, ready_s: float) -> None:
         """Count an answer that was ready at `ready_s` (monotonic) and has been sent; then compare it."""
         ask, route = reply.ask, reply.route
-        series = self.recorder.series(ask.model, reply.instance.slot.release_id)
+        series = self.recorder.series(reply.instance.slot.model, reply.instance.slot.release_id)
         series.answered(reply, ready_s=ready_s)
         shadow = route.shadow
         # A version asked for by name is answered and not compared: it is no sample of what callers send.
@@ -154,7 +154,7 @@ class Engine:
         # No await between: a request sees the old plan or the new one, never half of each.
         self._routes, self.serial = routes, plan.serial
         retired = self._holdings.keep(prepared)
-        self.recorder.forget_gone(by_release)
+        self.recorder.hold(by_release)
         _log.info("plan_applied", serial=plan.serial, loaded=len(by_release), retired=retired)
 
     async def _rescue(
@@ -167,16 +167,17 @@ class Engine:
         failure: PipelineError | InferenceTimeoutError,
     ) -> Reply:
         """Let stable answer what the candidate could not: a bad candidate costs time, and no caller an answer."""
-        series, asked_s = self.recorder.series(ask.model, candidate.slot.release_id), time.monotonic()
+        series, asked_s = self.recorder.series(candidate.slot.model, candidate.slot.release_id), time.monotonic()
         took_s = asked_s - ask.received_s
         try:
             outcome = await _run(stable, ask.request, deadline_s=REQUEST_DEADLINE_S)
         except (PipelineError, RetryableError) as exc:
             # Both fail alike: most likely the request is wrong, and stable's word on it is the one that callers know.
             both = _is_own_fault(failure) and _is_own_fault(exc)
-            series.failed(took_s=took_s) if both else series.refused(took_s=took_s)
+            count = series.failed if both else series.refused
+            count(failure, ask.caller.protocol, took_s=took_s)
             raise exc from failure
-        series.failed(took_s=took_s)
+        series.failed(failure, ask.caller.protocol, took_s=took_s)
         self._tally(route, candidate=candidate, stable=stable).count(
             candidate=failure if isinstance(failure, PipelineError) else ModelFailedError(str(failure)),
             stable=outcome,
@@ -191,7 +192,7 @@ class Engine:
         if shadow is None:
             return
         if not isinstance(result, PipelineError):
-            self.recorder.series(route.model, shadow.slot.release_id).ran(result)
+            self.recorder.series(shadow.slot.model, shadow.slot.release_id).ran(result)
         if shadow is route.candidate:
             tally = self._tally(route, candidate=shadow, stable=reply.instance)
             tally.count(candidate=result, stable=reply.outcome, max_ratio=route.max_latency_ratio)

@@ -2,57 +2,124 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from array import array
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
 
 from agent.core.plan import PairStats, SeriesStats, Stats
 from agent.serving.comparison import PairTally
-from agent.serving.work import Work
-from shared.metrics import METRICS, MetricKind
+from agent.serving.tally import NO_VALUE, ROWS_KEPT, Tally, count_all
+from agent.serving.work import Work, summed
+from shared.metrics import CALLS, MetricKind
 from shared.sketches import Sketch
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Mapping
 
-    from agent.serving.exchange import Reply
+    from agent.core.plan import SlotSpec
+    from agent.serving.exchange import CallProtocol, Reply
     from agent.serving.requests import Outcome
+    from shared.errors import LitefleetError
     from shared.ids import BootId, ModelName, ReleaseId
 
 
-GONE_KEPT = 32
+GONE_KEPT: Final = 32
 """Releases remembered after they left: control reads at least every minute, and no minute sees so many come and go."""
+
+CLASSES_KEPT: Final = 64
+"""Classes of one release that are counted apart, first come first; a model of thousands would fill every dashboard."""
+OTHER: Final = "other"
+
+_SKETCHES: Final = tuple(row.name for row in CALLS if row.upwards and row.kind is MetricKind.HISTOGRAM)
+
+
+class Held(Protocol):
+    """A release that this process has."""
+
+    @property
+    def slot(self) -> SlotSpec:
+        """Which one."""
+        ...
 
 
 class Series:
     """The metrics of one release, by the rows of `shared.metrics`."""
 
     def __init__(self) -> None:
-        self.counts: dict[str, int] = {row.name: 0 for row in METRICS if row.kind is MetricKind.COUNT}
-        self.sketches: dict[str, Sketch] = {row.name: Sketch() for row in METRICS if row.kind is MetricKind.SKETCH}
-        self.work = Work()
+        self.classes: dict[str, int] = {}
+        self._tallies: dict[CallProtocol, Tally] = {}
+        self._sketches = {name: Sketch() for name in _SKETCHES}
+        self._unanswered: array[float] = array("d")
 
     def answered(self, reply: Reply, *, ready_s: float) -> None:
         """Count a request that this release answered, ready to be sent at `ready_s` (monotonic)."""
-        self.counts["requests"] += 1
-        self.sketches["latency_ms"].add((ready_s - reply.ask.received_s) * 1000)
-        self.work.answered(reply, ready_s=ready_s)
-        self.ran(reply.outcome)
+        tally = self._tallies.get(reply.ask.caller.protocol) or self._begin(reply.ask.caller.protocol)
+        if tally.answered(reply, ready_s=ready_s):
+            tally.fold(self._sketches)
+        top = reply.outcome.top
+        if top:
+            classes = self.classes
+            if top not in classes and len(classes) >= CLASSES_KEPT:
+                top = OTHER
+            classes[top] = classes.get(top, 0) + 1
 
-    def refused(self, *, took_s: float) -> None:
+    def refused(self, error: LitefleetError, protocol: CallProtocol, *, took_s: float) -> None:
         """Count a request that the caller got wrong, or that found the queue full."""
-        self.counts["requests"] += 1
-        self.work.failed(took_s)
+        tally = self._tallies.get(protocol) or self._begin(protocol)
+        tally.failed(error.reason, took_s=took_s, is_own=False)
 
-    def failed(self, *, took_s: float) -> None:
+    def failed(self, error: LitefleetError, protocol: CallProtocol, *, took_s: float) -> None:
         """Count a request that this release failed."""
-        self.counts["requests"] += 1
-        self.counts["request_errors"] += 1
-        self.work.failed(took_s)
+        tally = self._tallies.get(protocol) or self._begin(protocol)
+        tally.failed(error.reason, took_s=took_s, is_own=True)
 
     def ran(self, outcome: Outcome) -> None:
-        """Count a run that nobody got an answer from, or the run within an answer."""
-        self.sketches["invoke_ms"].add(outcome.invoke_ms)
-        if outcome.confidence is not None:
-            self.sketches["confidence"].add(outcome.confidence)
+        """Count a run that nobody got an answer from: control compares what it took, and no caller waited for it."""
+        self._unanswered.extend((outcome.invoke_ms, NO_VALUE if outcome.confidence is None else outcome.confidence))
+        if len(self._unanswered) >= 2 * ROWS_KEPT:
+            self._fold_unanswered()
+
+    @property
+    def tallies(self) -> Mapping[CallProtocol, Tally]:
+        """What came by each protocol, counted to the last row."""
+        for tally in self._tallies.values():
+            tally.fold(self._sketches)
+        return self._tallies
+
+    @property
+    def work(self) -> Work:
+        """What the answers took, over all protocols."""
+        return summed(self.tallies.values())
+
+    @property
+    def sketches(self) -> dict[str, Sketch]:
+        """The live sketches, by name."""
+        self._fold_unanswered()
+        for tally in self._tallies.values():
+            tally.fold(self._sketches)
+        return self._sketches
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The counts that travel upwards, by name."""
+        tallies = self._tallies.values()
+        return {
+            "requests": sum(each.requests for each in tallies),
+            "request_errors": sum(sum(each.errors.values()) for each in tallies),
+            "request_refusals": sum(sum(each.refusals.values()) for each in tallies),
+        }
+
+    def _begin(self, protocol: CallProtocol) -> Tally:
+        return self._tallies.setdefault(protocol, Tally())
+
+    def _fold_unanswered(self) -> None:
+        if not self._unanswered:
+            return
+        invoke_ms, confidence = np.frombuffer(self._unanswered).reshape(-1, 2).T
+        self._unanswered = array("d")
+        count_all(self._sketches["invoke_ms"], invoke_ms)
+        count_all(self._sketches["confidence"], confidence[~np.isnan(confidence)])
 
 
 class Recorder:
@@ -62,24 +129,48 @@ class Recorder:
         self.boot_id = boot_id
         self._series: dict[tuple[ModelName, ReleaseId], Series] = {}
         self._pairs: dict[tuple[ModelName, ReleaseId, ReleaseId], PairTally] = {}
+        self._versions: dict[ReleaseId, int] = {}
 
     def series(self, model: ModelName, release: ReleaseId) -> Series:
-        """Return the series of a release, empty at first."""
-        return self._series.setdefault((model, release), Series())
+        """Return the series of a release on a line (`digits`, or `digits@blue`), empty at first."""
+        found = self._series.get((model, release))
+        return self._series.setdefault((model, release), Series()) if found is None else found
 
     def pairs(self, model: ModelName, *, candidate: ReleaseId, stable: ReleaseId) -> PairTally:
         """Return the comparison of two releases, empty at first; which of the two answers makes no difference."""
         return self._pairs.setdefault((model, candidate, stable), PairTally())
 
-    def forget_gone(self, held: Collection[ReleaseId]) -> None:
+    def hold(self, held: Mapping[ReleaseId, Held]) -> None:
         """Forget the releases that left longest ago, or a process that lives for years would keep every one it saw."""
+        self._versions |= {release: each.slot.version_number for release, each in held.items()}
         seen = dict.fromkeys(release for _, release in self._series)
         gone = [release for release in seen if release not in held]
         dropped = frozenset(gone[:-GONE_KEPT])
+        # What never answered anything has no series to be told with.
+        self._versions = {
+            release: number
+            for release, number in self._versions.items()
+            if release in held or (release in seen and release not in dropped)
+        }
         if not dropped:
             return
         self._series = {key: kept for key, kept in self._series.items() if key[1] not in dropped}
         self._pairs = {key: kept for key, kept in self._pairs.items() if not dropped.intersection(key[1:])}
+
+    def version_of(self, release: ReleaseId) -> str:
+        """Return the number by which callers address a release; the release itself where nobody told it."""
+        number = self._versions.get(release)
+        return release if number is None else str(number)
+
+    @property
+    def every_series(self) -> Mapping[tuple[ModelName, ReleaseId], Series]:
+        """All series, by line and release."""
+        return self._series
+
+    @property
+    def every_pair(self) -> Mapping[tuple[ModelName, ReleaseId, ReleaseId], PairTally]:
+        """All comparisons, by model, candidate and stable."""
+        return self._pairs
 
     def stats(self) -> Stats:
         """Return everything; the sketches are the live ones, to be encoded before the loop goes on."""

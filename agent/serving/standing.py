@@ -121,7 +121,7 @@ def statistics(
     now = clock or SystemClock()
     return Statistics(
         model_stats=tuple(
-            _statistics(route, instance, _work(engine, route, instance), now)
+            _statistics(route, instance, _work(engine, instance), now)
             for route in routes
             for instance in _asked(route, version)
         )
@@ -133,8 +133,8 @@ def _asked(route: LiveRoute, version: str | None) -> tuple[Instance, ...]:
     return (chosen,) if version else route.answering()
 
 
-def _work(engine: Engine, route: LiveRoute, instance: Instance) -> Work:
-    return engine.recorder.series(route.model, instance.slot.release_id).work
+def _work(engine: Engine, instance: Instance) -> Work:
+    return engine.recorder.series(instance.slot.model, instance.slot.release_id).work
 
 
 def _statistics(route: LiveRoute, instance: Instance, work: Work, clock: Clock) -> ModelStatistics:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shared.metrics import BY_NAME, MetricKind
+from shared.metrics import MetricKind, travels
 from shared.sketches import Sketch
 
 if TYPE_CHECKING:
@@ -62,17 +62,13 @@ def measured(series: Series) -> Measured | None:
     """Return what a series says, or None when it says what no recorder could have measured."""
     if max(len(series.model), len(series.release_id)) > _MAX_NAME:
         return None
-    counts = {name: count for name, count in series.counts.items() if _is(name, MetricKind.COUNT)}
-    sketches = {name: sketch for name, sketch in series.sketches.items() if _is(name, MetricKind.SKETCH)}
+    counts = {name: count for name, count in series.counts.items() if travels(name, MetricKind.COUNT)}
+    sketches = {name: sketch for name, sketch in series.sketches.items() if travels(name, MetricKind.HISTOGRAM)}
     if not all(0 <= count <= _MAX_COUNT for count in counts.values()):
         return None
     if not all(_plausible(sketch) for sketch in sketches.values()):
         return None
     return Measured(counts=counts, sketches=sketches)
-
-
-def _is(name: str, kind: MetricKind) -> bool:
-    return name in BY_NAME and BY_NAME[name].kind is kind
 
 
 def _plausible(sketch: Sketch) -> bool:
