@@ -42,6 +42,9 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     """numpy's name, e.g. float32, int8."""
     shape: tuple[int, ...]
+    scale: float | msgspec.UnsetType = msgspec.UNSET
+    """Of quantised integers, which stand for `(x - zero_point) * scale`; unset: they stand for themselves."""
+    zero_point: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class TensorData(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from msgspec import UNSET
 
 from shared.errors import ModelFailedError, ModelLoadError, PipelineError
 from shared.hardware import Runtime
@@ -187,10 +188,14 @@ def _first_line(error: Exception) -> str:
 def _spec(detail: dict[str, Any]) -> TensorSpec:
     shape = tuple(map(int, detail["shape"]))
     signature = tuple(map(int, detail["shape_signature"]))
+    scale, zero_point = detail["quantization"]
     return TensorSpec(
         name=str(detail["name"]),
         dtype=np.dtype(detail["dtype"]).name,
         shape=signature if len(signature) == len(shape) else shape,
+        # The runtime says 0 of what is not quantised.
+        scale=float(scale) if scale else UNSET,
+        zero_point=int(zero_point) if scale else UNSET,
     )
 
 
