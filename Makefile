@@ -9,6 +9,9 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 READY := .venv/.ready
 STUBS := agent/serving/open_inference_pb2.py
+WEB := .cache/web
+PAGES := $(WEB)/.laid-out
+PAGE_SOURCES := agent/serving/web controller/browser/web deploy/web tests/web
 LOCKS := deploy/locks
 # A shim may be on PATH and still not run, so each candidate is asked; 3.11 first, since that is what CI tests.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -18,8 +21,8 @@ ARGS ?=
 # Arguments for pytest, e.g. `make test-unit PYTEST="-k wave -x"`.
 PYTEST ?=
 
-.PHONY: help .venv demo test test-unit test-simulation test-integration test-converters test-system test-demo check lint formatting \
-  types imports format full dependencies locks locks-check clean
+.PHONY: help .venv web demo test test-unit test-simulation test-integration test-converters test-system test-web test-demo \
+  check lint formatting types imports scripts format full dependencies locks locks-check clean
 
 help:  ## Show this text
 	@printf 'litefleet: careful releases of machine-learning models to fleets of edge devices\n\n'
@@ -34,7 +37,7 @@ help:  ## Show this text
 
 # --- environment --------------------------------------------------------------------------------
 
-.venv: $(READY) $(STUBS)  ## Make the environment: all locked packages, by hash, and litefleet itself, editable
+.venv: $(READY) $(STUBS) $(PAGES)  ## Make the environment: all locked packages, by hash, and litefleet itself, editable
 
 # uv comes out of the lock by pip, then installs the rest of the lock. Where only pip knows the way out (its own
 # configuration for a mirror or a proxy), pip installs the same lock, more slowly.
@@ -56,6 +59,20 @@ $(READY): $(LOCKS)/dev.txt pyproject.toml
 $(STUBS): agent/serving/open_inference.proto | $(READY)
 	@$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. $<
 
+# What pages are shown with comes out of a lock too, by npm. Nothing but these pages needs it, so that a machine without
+# npm gets all the rest, and the pages say what they lack.
+$(PAGES): deploy/web/package-lock.json deploy/web/build.mjs
+	@command -v npm >/dev/null && $(MAKE) web || { mkdir -p $(WEB) && touch $@ && \
+	  echo 'going on without npm: the pages have no API explorer and no runtime for models (later: make web)' >&2; }
+
+web:  ## Lay out, from npm packages, the API explorer and the runtime for models in a page
+	@mkdir -p $(WEB)
+	@cp deploy/web/package.json deploy/web/package-lock.json deploy/web/.npmrc $(WEB)
+	@cd $(WEB) && npm ci --omit=dev --loglevel=error
+	@node deploy/web/build.mjs $(WEB)/node_modules agent agent/serving/web/built
+	@node deploy/web/build.mjs $(WEB)/node_modules controller controller/browser/web/built
+	@touch $(PAGES)
+
 # --- the product --------------------------------------------------------------------------------
 
 demo: .venv  ## Run the whole product on this machine: controller, broker and 12 agents (ARGS="--devices N --keep --ci")
@@ -71,6 +88,7 @@ test: .venv  ## Run every test, then the demo with each of its claims asserted
 	@$(MAKE) test-integration
 	@$(MAKE) test-converters
 	@$(MAKE) test-system
+	@$(MAKE) test-web
 	@$(MAKE) test-demo
 
 test-unit: .venv  ## Run the pure cores' tests (seconds; no sockets)
@@ -90,6 +108,12 @@ test-system: .venv  ## Run whole processes, and kill them at seeded moments
 	@deploy/ci/prepare
 	@$(BIN)/pytest tests/system --junit-xml=.cache/tests/system.xml $(PYTEST)
 
+test-web: .venv  ## Run the pages: their modules in node, then whole in headless Chromium
+	@deploy/ci/prepare node browser
+	@$(MAKE) web
+	@node --test 'tests/web/'
+	@$(BIN)/pytest tests/web --junit-xml=.cache/tests/web.xml $(PYTEST)
+
 test-demo: .venv
 	@$(MAKE) demo ARGS=--ci
 
@@ -100,7 +124,7 @@ full: test  ## Run everything, then 200 simulated fleets, 1,000 Hypothesis examp
 # --- static checks ------------------------------------------------------------------------------
 
 check: .venv  ## Lint, formatting, types, import contracts, dependencies, locks: all of them, then say what failed
-	@$(MAKE) --keep-going lint formatting types imports dependencies locks-check
+	@$(MAKE) --keep-going lint formatting types imports dependencies scripts locks-check
 
 lint: .venv
 	@$(BIN)/ruff check .
@@ -124,9 +148,24 @@ dependencies: .venv
 	  --optional-dependencies-dev-groups agent,controller,demo,dev,grpc
 	@$(BIN)/deptry agent controller converters shared --optional-dependencies-dev-groups dev
 
+# The tools are not what is shipped, and so lie in a folder of their own.
+$(WEB)-tools/.ready: deploy/web/package-lock.json
+	@deploy/ci/prepare node
+	@mkdir -p $(WEB)-tools
+	@cp deploy/web/package.json deploy/web/package-lock.json deploy/web/.npmrc $(WEB)-tools
+	@cd $(WEB)-tools && npm ci --loglevel=error
+	@touch $@
+
+scripts: $(WEB)-tools/.ready
+	@cp deploy/web/eslint.config.mjs $(WEB)-tools
+	@$(WEB)-tools/node_modules/.bin/eslint --config $(WEB)-tools/eslint.config.mjs $(PAGE_SOURCES)
+	@$(WEB)-tools/node_modules/.bin/prettier --config deploy/web/prettier.json --check --log-level warn $(PAGE_SOURCES)
+
 format: .venv  ## Format, and repair what ruff can repair
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+	@$(MAKE) $(WEB)-tools/.ready
+	@$(WEB)-tools/node_modules/.bin/prettier --config deploy/web/prettier.json --write --log-level warn $(PAGE_SOURCES)
 
 # Existing pins stay unless the dependencies ask otherwise; `make locks UPGRADE=--upgrade` moves them. What a device, a
 # controller or a converter installs is pinned to what the tests ran with.
@@ -141,6 +180,8 @@ locks: $(READY)  ## Make the lock files from pyproject.toml (needs the network)
 	@$(COMPILE) $(UPGRADE) tests/support/outside/clients.in --output-file tests/support/outside/clients.txt
 	@for front in $(basename $(notdir $(wildcard converters/environments/*.in))); do \
 	  $(COMPILE) $(UPGRADE) converters/environments/$$front.in --output-file converters/environments/$$front.txt; done
+	@cd deploy/web && npm install --package-lock-only --no-save
+	@node deploy/web/build.mjs lock deploy/web/package-lock.json
 	@$(BIN)/python $(LOCKS)/freshness.py --write
 
 locks-check: .venv

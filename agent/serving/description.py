@@ -1,9 +1,7 @@
-"""The inference API told from its table: OpenAPI 3.1 at `/openapi.json`, and a page without scripts at `/`."""
+"""The inference API told from its table: OpenAPI 3.1 at `/openapi.json`; for people, see `pages`."""
 
 from __future__ import annotations
 
-import html
-import itertools
 import re
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -13,7 +11,8 @@ from aiohttp import web
 
 from agent.serving.api import JSON, PROBLEM, Problem, json_answer
 from agent.serving.multipart import FORM
-from agent.serving.operations import BINARY, HTML, OPERATIONS, Operation
+from agent.serving.operations import BINARY, HTML, OPERATIONS, PAGE_FILES, Operation
+from agent.serving.pages import TITLE
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -22,22 +21,22 @@ if TYPE_CHECKING:
 
 Json = dict[str, object]
 
-_TITLE = "litefleet inference"
-_PLACES = {"model": "A model's name", "version": "A version's number", "label": "stable or canary"}
+_PLACES = {
+    "model": "A model's name",
+    "version": "A version's number",
+    "label": "stable or canary",
+    "file": "A name that a page asks for",
+}
 _FILE: Json = {"type": "object", "properties": {"image": {"type": "string"}}, "required": ["image"]}
-_STYLE = "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}td{padding:.1em 1em .1em 0}"
 
 
 def routes(engine: Engine) -> list[web.RouteDef]:
-    """Return the two endpoints; what they tell names the models that `engine` routes at that moment."""
+    """Return the endpoint; what it tells names the models that `engine` routes at that moment."""
 
     async def openapi(_request: web.Request) -> web.Response:
         return json_answer(document(sorted(engine.routes)))
 
-    async def index(_request: web.Request) -> web.Response:
-        return web.Response(text=page(sorted(engine.routes)), content_type=HTML)
-
-    return [web.get("/openapi.json", openapi), web.get("/", index)]
+    return [web.get("/openapi.json", openapi)]
 
 
 def document(models: Collection[str]) -> Json:
@@ -53,30 +52,13 @@ def document(models: Collection[str]) -> Json:
         paths.setdefault(each.path, {})[each.method] = _operation(each, by_type, models)
     described: Json = {
         "openapi": "3.1.0",
-        "info": {"title": _TITLE, "version": metadata.version("litefleet")},
+        "info": {"title": TITLE, "version": metadata.version("litefleet")},
         "paths": paths,
         "components": {"schemas": components},
     }
     # Tuples are arrays to a validator only when they are lists.
     whole: Json = msgspec.to_builtins(described)
     return whole
-
-
-def page(models: Collection[str]) -> str:
-    """Return the API as a page for people."""
-    served = "".join(f"<li><a href='/v2/models/{html.escape(name)}'>{html.escape(name)}</a></li>" for name in models)
-    parts = [
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{_TITLE}</title><style>{_STYLE}</style>",
-        f"<h1>{_TITLE}</h1><p>For programs: <a href='/openapi.json'>openapi.json</a></p>",
-        f"<h2>Models</h2><ul>{served or '<li>none yet</li>'}</ul>",
-    ]
-    for tag, operations in itertools.groupby(OPERATIONS, key=lambda each: each.tag):
-        rows = "".join(
-            f"<tr><td>{each.method.upper()}<td><code>{html.escape(each.path)}</code><td>{html.escape(each.summary)}"
-            for each in operations
-        )
-        parts.append(f"<h2>{tag}</h2><table>{rows}</table>")
-    return "".join(parts)
 
 
 def _operation(each: Operation, schemas: dict[object, Json], models: Collection[str]) -> Json:
@@ -108,7 +90,7 @@ def _anything(kind: type) -> Json:
 
 
 def _schema(kind: str, schema: Json) -> Json:
-    return schema if kind == JSON else {"type": "string"} if kind == HTML else _bytes(kind)
+    return schema if kind == JSON else {"type": "string"} if kind == HTML or kind in PAGE_FILES else _bytes(kind)
 
 
 def _body(kind: str) -> Json:

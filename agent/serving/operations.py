@@ -18,9 +18,12 @@ from agent.serving.multipart import FORM
 from agent.serving.oip import IMAGE_TYPES
 from agent.serving.tensors import InferBody
 from agent.serving.tfserving import ExamplesBody, PredictBody
+from shared.pages import KINDS
 
 BINARY: Final = "application/octet-stream"
 HTML: Final = "text/html"
+PAGE_FILES: Final = tuple(sorted(kind.split(";")[0] for suffix, kind in KINDS.items() if suffix != ".wasm"))
+"""Media types of what a page consists of."""
 
 
 class Anything(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,10 +171,17 @@ def _max() -> list[Operation]:
 
 
 def _about() -> list[Operation]:
-    page = Operation(
-        method="get", path="/", tag="About", summary="This API for people", answer=str, answer_kinds=(HTML,)
-    )
-    return [page, _get("/openapi.json", "About", "This API for programs", Anything, frozenset())]
+    def shown(path: str, summary: str, *kinds: str, refusals: frozenset[HTTPStatus] = frozenset()) -> Operation:
+        return Operation(
+            method="get", path=path, tag="About", summary=summary, answer=str, answer_kinds=kinds, refusals=refusals
+        )
+
+    return [
+        shown("/", "This API for people", HTML),
+        shown("/try", "Pictures to a model, from a file or the camera", HTML),
+        shown("/web/{file}", "What these pages consist of", *PAGE_FILES, refusals=frozenset({HTTPStatus.NOT_FOUND})),
+        _get("/openapi.json", "About", "This API for programs", Anything, frozenset()),
+    ]
 
 
 OPERATIONS: Final = (*_oip(), *_tfserving(), *_max(), *_about())

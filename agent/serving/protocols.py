@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from agent.serving import description, oip, tfserving
+from agent.serving import description, oip, pages, tfserving
 from agent.serving import max as max_api
 from shared.errors import InvalidInputError
 
@@ -31,6 +31,7 @@ def routes(engine: Engine, *, unverified: str = "", loading: Loading | None = No
         *tfserving.routes(engine),
         *max_api.routes(engine),
         *description.routes(engine),
+        *pages.routes(engine),
     ]
 
 

