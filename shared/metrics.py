@@ -19,6 +19,8 @@ class MetricKind(StrEnum):
     """Integers by bucket, and the sum; upwards, a mergeable sketch."""
     GAUGE = "gauge"
     """What is so at this moment; processes that share a port add theirs up."""
+    PEAK = "peak"
+    """The same, where the greatest of theirs counts."""
 
 
 PREFIX: Final = "litefleet_"
@@ -138,7 +140,7 @@ METRICS: Final[tuple[Metric, ...]] = (
         kind=MetricKind.GAUGE,
         unit="bytes",
         labels=SERIES,
-        description="Length of the files of a loaded release.",
+        description="Memory that a release takes, as estimated when it was loaded; 0 while it is asleep.",
     ),
     Metric(
         name="in_flight",
@@ -148,14 +150,13 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric(
         name="processes",
         kind=MetricKind.GAUGE,
-        description="Serving processes whose figures these are.",
+        description="Serving processes whose figures these are together.",
     ),
     Metric(
         name="start_time_ms",
-        kind=MetricKind.GAUGE,
+        kind=MetricKind.PEAK,
         unit="ms",
-        labels=("boot",),
-        description="When a serving process started, since 1970.",
+        description="When the youngest serving process started, since 1970.",
     ),
     Metric(
         name="pairs",
@@ -189,19 +190,19 @@ METRICS: Final[tuple[Metric, ...]] = (
     ),
     Metric(
         name="drift_psi",
-        kind=MetricKind.GAUGE,
+        kind=MetricKind.PEAK,
         labels=(*SERIES, "figure"),
         description="Population stability index of the last look against the release's reference.",
     ),
     Metric(
         name="drift_threshold",
-        kind=MetricKind.GAUGE,
+        kind=MetricKind.PEAK,
         labels=(*SERIES, "figure"),
         description="What the index of that look had to exceed to count as drift.",
     ),
     Metric(
         name="drift_alarm",
-        kind=MetricKind.GAUGE,
+        kind=MetricKind.PEAK,
         labels=(*SERIES, "figure"),
         description="1 when the last look found drift, else 0.",
     ),

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from agent.serving.api import JSON, PROBLEM, Problem, json_answer
 from agent.serving.multipart import FORM
-from agent.serving.operations import BINARY, HTML, OPERATIONS, PAGE_FILES, Operation
+from agent.serving.operations import BINARY, HTML, OPEN_METRICS, OPERATIONS, PAGE_FILES, TEXT, Operation
 from agent.serving.pages import TITLE
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from agent.serving.engine import Engine
 
 Json = dict[str, object]
+
+_TEXTS = frozenset({HTML, TEXT, OPEN_METRICS, *PAGE_FILES})
 
 _PLACES = {
     "model": "A model's name",
@@ -90,7 +92,7 @@ def _anything(kind: type) -> Json:
 
 
 def _schema(kind: str, schema: Json) -> Json:
-    return schema if kind == JSON else {"type": "string"} if kind == HTML or kind in PAGE_FILES else _bytes(kind)
+    return schema if kind == JSON else {"type": "string"} if kind in _TEXTS else _bytes(kind)
 
 
 def _body(kind: str) -> Json:

@@ -14,6 +14,7 @@ import msgspec
 from agent.serving import max as max_api
 from agent.serving import oip_messages as oip
 from agent.serving.api import JSON
+from agent.serving.exposition import OPEN_TYPE, TEXT_TYPE
 from agent.serving.multipart import FORM
 from agent.serving.oip import IMAGE_TYPES
 from agent.serving.tensors import InferBody
@@ -22,6 +23,7 @@ from shared.pages import KINDS
 
 BINARY: Final = "application/octet-stream"
 HTML: Final = "text/html"
+TEXT, OPEN_METRICS = (kind.partition(";")[0] for kind in (TEXT_TYPE, OPEN_TYPE))
 PAGE_FILES: Final = tuple(sorted(kind.split(";")[0] for suffix, kind in KINDS.items() if suffix != ".wasm"))
 """Media types of what a page consists of."""
 
@@ -180,6 +182,7 @@ def _about() -> list[Operation]:
         shown("/", "This API for people", HTML),
         shown("/try", "Pictures to a model, from a file or the camera", HTML),
         shown("/web/{file}", "What these pages consist of", *PAGE_FILES, refusals=frozenset({HTTPStatus.NOT_FOUND})),
+        shown("/metrics", "What was counted, for Prometheus", TEXT, OPEN_METRICS),
         _get("/openapi.json", "About", "This API for programs", Anything, frozenset()),
     ]
 

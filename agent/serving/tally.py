@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[np.float64]
 
-COLUMNS: Final = 9
+COLUMNS: Final = 10
 ROWS_KEPT: Final = 256
-"""Rows until they are counted: 18 kB, and a pause of a quarter of a millisecond after one reply in so many."""
+"""Rows until they are counted: 20 kB, and a pause of a quarter of a millisecond after one reply in so many."""
 
 NO_VALUE: Final = math.nan
 _NS, _NS_IN_MS, _MS = 1e9, 1e6, 1e3
@@ -86,6 +86,7 @@ class Tally:
                 NO_VALUE if confidence is None else confidence,
                 ask.request.rows,
                 moments.runs,
+                outcome.batch,
             )
         )
         return len(rows) >= ROWS_KEPT * COLUMNS
@@ -103,7 +104,7 @@ class Tally:
             return
         table = np.frombuffer(self.rows).reshape(-1, COLUMNS).T
         self.rows = array("d")
-        received, asked, began, invoked, ready, invoke_ms, confidence, items, runs = table
+        received, asked, began, invoked, ready, invoke_ms, confidence, items, runs, batch = table
         whole, queue = ready - received, np.maximum(began - asked, 0)
         # Parsing before the wait, the pipeline's steps behind it.
         pre = np.maximum(asked - received, 0) + np.maximum(invoked - began, 0)
@@ -116,7 +117,7 @@ class Tally:
             "pre_ms": pre * _MS,
             "invoke_ms": invoke_ms,
             "post_ms": post * _MS,
-            "batch_items": items / np.maximum(runs, 1),
+            "batch_items": np.maximum(items / np.maximum(runs, 1), batch),
             "confidence": sure,
         }
         for name, histogram in self.histograms.items():

@@ -20,6 +20,11 @@ class Traffic:
         self.is_ending = False
         """Connections are to be closed after the answer that is next on them."""
 
+    @property
+    def in_flight(self) -> int:
+        """How many there are now."""
+        return self._count
+
     @contextlib.contextmanager
     def request(self) -> Iterator[None]:
         """Count one request while it is in the block."""
