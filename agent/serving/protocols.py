@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from agent.serving import description, oip, pages, tfserving
+from agent.serving import description, oip, pages, scrape, tfserving
 from agent.serving import max as max_api
+from agent.serving.scrape import Scrape
 from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -24,14 +25,17 @@ class Listening(Protocol):
         ...
 
 
-def routes(engine: Engine, *, unverified: str = "", loading: Loading | None = None) -> list[web.RouteDef]:
-    """Return the endpoints of all of them over `engine`; see `oip.routes`."""
+def routes(
+    engine: Engine, *, unverified: str = "", loading: Loading | None = None, shown: Scrape | None = None
+) -> list[web.RouteDef]:
+    """Return the endpoints of all of them over `engine`; see `oip.routes`. `shown` is what `/metrics` tells."""
     return [
         *oip.routes(engine, unverified=unverified, loading=loading),
         *tfserving.routes(engine),
         *max_api.routes(engine),
         *description.routes(engine),
         *pages.routes(engine),
+        *scrape.routes(shown or Scrape(engine=engine)),
     ]
 
 
