@@ -73,7 +73,10 @@ class SlotState(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelName
     release_id: ReleaseId
     loaded: bool
+    """It will answer, though it may be asleep."""
     error: str = ""
+    asleep: str = ""
+    """Why it is not in memory until somebody asks for it: `unloaded_idle` or `evicted`."""
     probe: ModelProbe | None = None
 
 

@@ -27,8 +27,8 @@ from shared.ids import ModelName
 if TYPE_CHECKING:
     from agent.serving.engine import Engine
     from agent.serving.exchange import LiveRoute, Reply
-    from agent.serving.instance import Instance
     from agent.serving.requests import Request
+    from agent.serving.resident import Resident
 
 _MOST = 5
 """Predictions for an image where the pipeline does not say how many."""
@@ -146,7 +146,7 @@ class _Protocol:
         raise ModelUnavailableError(model="*", why="no model is planned" if self._engine.serial >= 0 else "starting")
 
 
-def _from_json(data: bytes, instance: Instance) -> Request:
+def _from_json(data: bytes, instance: Resident) -> Request:
     try:
         body = msgspec.json.decode(data, type=FileBody)
     except MALFORMED as exc:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from agent.serving.engine import Engine
     from agent.serving.exchange import LiveRoute
-    from agent.serving.instance import Instance
+    from agent.serving.resident import Resident
     from agent.serving.work import Work
     from shared.clock import Clock
     from shared.ids import ModelName
@@ -69,7 +69,7 @@ def check_ready(engine: Engine) -> None:
     if engine.serial < 0:
         raise ModelUnavailableError(model="*", why="starting: no plan yet")
     for route in engine.routes.values():
-        route.pick(None)
+        route.pick(None).check()
 
 
 def model(route: LiveRoute, version: str | None, *, unverified: str) -> ModelMetadata:
@@ -85,7 +85,7 @@ def model(route: LiveRoute, version: str | None, *, unverified: str) -> ModelMet
     )
 
 
-def parameters(instance: Instance, *, unverified: str) -> dict[str, str]:
+def parameters(instance: Resident, *, unverified: str) -> dict[str, str]:
     """Return what is said of a release with every answer of it."""
     known: dict[str, str] = {"release_id": instance.slot.release_id}
     return {**known, "unverified": unverified} if unverified else known
@@ -104,13 +104,17 @@ def index(engine: Engine, *, ready_only: bool) -> list[IndexEntry]:
     entries: list[IndexEntry] = []
     for route in engine.routes.values():
         answering = route.answering() if route.primary else ()
-        entries += [
-            IndexEntry(name=route.model, version=str(each.slot.version_number), state=READY, reason="")
-            for each in answering
-        ]
+        entries += [each for each in map(_indexed, answering) if each.state == READY or not ready_only]
         if not answering and not ready_only:
             entries.append(IndexEntry(name=route.model, version="", state=UNAVAILABLE, reason=route.reason))
     return entries
+
+
+def _indexed(resident: Resident) -> IndexEntry:
+    # One that is asleep answers whoever asks, and is ready in that sense; the index tells what is in memory.
+    reason = resident.problem or resident.asleep or ""
+    state = UNAVAILABLE if reason else READY
+    return IndexEntry(name=resident.slot.model, version=str(resident.slot.version_number), state=state, reason=reason)
 
 
 def statistics(
@@ -128,16 +132,16 @@ def statistics(
     )
 
 
-def _asked(route: LiveRoute, version: str | None) -> tuple[Instance, ...]:
+def _asked(route: LiveRoute, version: str | None) -> tuple[Resident, ...]:
     chosen = route.pick(version)
     return (chosen,) if version else route.answering()
 
 
-def _work(engine: Engine, instance: Instance) -> Work:
+def _work(engine: Engine, instance: Resident) -> Work:
     return engine.recorder.series(instance.slot.model, instance.slot.release_id).work
 
 
-def _statistics(route: LiveRoute, instance: Instance, work: Work, clock: Clock) -> ModelStatistics:
+def _statistics(route: LiveRoute, instance: Resident, work: Work, clock: Clock) -> ModelStatistics:
     last_s = None if work.last_s is None else clock.now().timestamp() - (clock.monotonic() - work.last_s)
     done = work.success_count
     return ModelStatistics(

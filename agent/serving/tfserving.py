@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from agent.serving.engine import Engine
     from agent.serving.exchange import LiveRoute, Reply
-    from agent.serving.instance import Instance
     from agent.serving.requests import Request
+    from agent.serving.resident import Resident
     from shared.manifest import TensorSpec
 
     Tensor = NDArray[Any]
@@ -195,7 +195,7 @@ class _Protocol:
         )
 
 
-def _pick(route: LiveRoute, request: web.Request) -> Instance:
+def _pick(route: LiveRoute, request: web.Request) -> Resident:
     """Return who is asked: by label, by version, or by default."""
     label = request.match_info.get("label")
     if label is None:
@@ -207,7 +207,7 @@ def _pick(route: LiveRoute, request: web.Request) -> Instance:
     raise NotFoundError(kind="version label", name=f"{default.slot.model}/{label}")
 
 
-def _available(instance: Instance) -> dict[str, object]:
+def _available(instance: Resident) -> dict[str, object]:
     status = {"error_code": "OK", "error_message": ""}
     return {"version": str(instance.slot.version_number), "state": "AVAILABLE", "status": status}
 
