@@ -17,6 +17,7 @@ import aiohttp
 import msgspec
 
 from controller import dataset_folder
+from controller.traffic_views import ChangeView, DeviceTrafficView
 from controller.views import (
     AssignmentView,
     ConversionView,
@@ -241,6 +242,22 @@ class Client:
     async def invite(self, device: str, *, site: str, labels: Mapping[str, str]) -> InviteView:
         """Make a device known and return the invite with which it enrols, once."""
         return await self.post("/devices", {"device_id": device, "site": site, "labels": dict(labels)}, InviteView)
+
+    async def traffic(self, device: str) -> DeviceTrafficView:
+        """Read which variants a device should run, and who answers which share."""
+        return await self.get(f"/devices/{_part(device)}/traffic", DeviceTrafficView)
+
+    async def set_traffic(self, body: object) -> ChangeView:
+        """Set variants and the rule of a model on a device or a cohort."""
+        return await self.post("/traffic", body, ChangeView)
+
+    async def halt_traffic(self, change_id: str, mode: str) -> None:
+        """Take back on every device the variants that one change brought."""
+        await self.call("POST", f"/traffic/{_part(change_id)}/halt", {"mode": mode})
+
+    async def set_request_log(self, body: object) -> ChangeView:
+        """Set what of a model's requests a device or a cohort writes down."""
+        return await self.post("/request-logs", body, ChangeView)
 
     async def rollouts(self) -> list[RolloutView]:
         """List the rollouts, newest first."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
         Sha256,
         SiteId,
     )
-    from shared.wire import DesiredModel, Heartbeat, ProbationPolicy, Report, TargetRef, Telemetry
+    from shared.request_log import LogWish
+    from shared.traffic import TrafficRule
+    from shared.wire import DesiredComponent, DesiredModel, Heartbeat, ProbationPolicy, Report, TargetRef, Telemetry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,8 @@ class ArtifactChoice:
     artifact: TargetRef
     profile_id: HardwareProfileId
     release_counter: int
+    components: tuple[DesiredComponent, ...] = ()
+    """Models of other releases that its pipeline runs too, in the files for the same profile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +98,29 @@ class SetRelease:
     """Present iff `release_id` is."""
     policy: ProbationPolicy
     override_blacklist: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """A release of a model that a device runs beside the one that rollouts bring."""
+
+    entry: DesiredModel
+    override_blacklist: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelTraffic:
+    """All that an operator has set of one model on one device, beside what rollouts bring."""
+
+    variants: dict[str, Variant] = field(default_factory=dict)
+    """By name; never `shared.traffic.MAIN`, which rollouts move."""
+    rule: TrafficRule | None = None
+    log: LogWish | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is set."""
+        return not self.variants and self.rule is None and self.log is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +185,10 @@ class DesiredFacts:
     generation: Generation
     body_digest: Sha256
     models: tuple[DesiredModel, ...]
+    """Of every variant."""
     published: bool
+    traffic: tuple[TrafficRule, ...] = ()
+    request_logs: tuple[LogWish, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from controller.registry.routes import RegistryRoutes
 from controller.registry.routes import endpoints as registry_endpoints
 from controller.rollouts.routes import endpoints as rollout_endpoints
 from controller.status import StatusRoutes, api_endpoints, program_version, root_endpoints
+from controller.traffic.routes import endpoints as traffic_endpoints
 from controller.trust.tls import CertificateFiles, device_listener_context, peer_of
 from shared.errors import InvalidInputError
 
@@ -69,6 +70,7 @@ def api_table(ground: Ground, services: Services, status: StatusRoutes) -> tuple
         *measurement_endpoints(services.measurements),
         *fleet_endpoints(services.fleet),
         *rollout_endpoints(services.rollouts),
+        *traffic_endpoints(services.traffic),
         *api_endpoints(status),
     )
 

@@ -6,6 +6,8 @@ from datetime import datetime
 
 import msgspec
 
+from controller.traffic_views import ProbeView, RuleView
+
 
 class Page(msgspec.Struct, frozen=True):
     """One page of a list; `next` is the cursor of the following page."""
@@ -215,12 +217,14 @@ class StatusView(msgspec.Struct, frozen=True):
 
 
 class SlotView(msgspec.Struct, frozen=True):
-    """What a device holds for one model."""
+    """What a device holds for one variant of a model."""
 
     model: str
+    variant: str = "main"
     stable: str | None = None
     candidate: str | None = None
     unavailable_reason: str = ""
+    probe: ProbeView | None = None
 
 
 class DeviceView(msgspec.Struct, frozen=True):
@@ -236,7 +240,8 @@ class DeviceView(msgspec.Struct, frozen=True):
     generation: int = 0
     observed_generation: int = 0
     desired: dict[str, str] = {}
-    """Model → release id."""
+    """Model → release id; a variant's as `model@variant`."""
+    traffic: list[RuleView] = []
     slots: list[SlotView] = []
     desired_refused: str = ""
     """Why the device refused the newest order that it was given."""

@@ -25,6 +25,7 @@ from controller.registry.releases import Releases
 from controller.registry.service import Registry
 from controller.rollouts.service import RolloutService
 from controller.telemetry.service import TelemetryService
+from controller.traffic.service import TrafficService
 from controller.trust.broker_config import BrokerAccess
 from controller.trust.tls import CertificateFiles, client_context
 from shared.conversion_process import ConvertLimits, environments_folder
@@ -68,6 +69,7 @@ class Services:
     releases: Releases
     fleet: FleetService
     rollouts: RolloutService
+    traffic: TrafficService
     desired: DesiredService
     desired_publisher: DesiredPublisher
     pulse: PulseService
@@ -118,6 +120,9 @@ def wire(ground: Ground) -> Services:
         releases=releases,
         fleet=fleet,
         rollouts=rollouts,
+        traffic=TrafficService(
+            database=database, devices=Cohorts(), releases=releases, desires=desired, pulses=pulse, clock=clock
+        ),
         desired=desired,
         desired_publisher=DesiredPublisher(database=database, desired=desired, broker=broker),
         pulse=pulse,

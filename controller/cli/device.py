@@ -9,18 +9,26 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from controller.cli import request_log, traffic
 from controller.cli.naming import called, release_names
-from controller.cli.output import ERR, Format, FormatOption, ago, fail, say, show_json, show_table
+from controller.cli.output import ERR, Format, FormatOption, ago, counted, fail, say, show_json, show_table
 from controller.cli.session import EXIT_USAGE, session
+from controller.cli.traffic import rule_in_words
 from shared.clock import SystemClock
+from shared.ids import ModelName
+from shared.traffic import MAIN, line_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from controller.client import Client
-    from controller.views import DeviceView
+    from controller.views import DeviceView, SlotView
 
-app = typer.Typer(help="Devices: invite one, list them, look at one, label or remove one.", no_args_is_help=True)
+app = typer.Typer(
+    help="Devices: invite one, list them, look at one, label or remove one, divide its traffic.", no_args_is_help=True
+)
+app.add_typer(traffic.app, name="traffic")
+app.add_typer(request_log.app, name="request-log")
 
 DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="Its name.")]
 LabelOption = Annotated[list[str] | None, typer.Option("--label", "-l", metavar="KEY=VALUE", help="Repeat for more.")]
@@ -69,12 +77,13 @@ def show(context: typer.Context, device: DeviceArgument, output: FormatOption = 
     say(f"labels      {_labels(found) or 'none'}")
     say(f"seen        {ago(found.last_seen_at, SystemClock().now())}")
     say(f"generation  desired {found.generation}, observed {found.observed_generation}")
-    for release in found.desired.values():
-        say(f"desired     {called(release, names)}")
+    for line, release in found.desired.items():
+        _, _, variant = line.partition("@")
+        say(f"desired     {called(release, names)}{f' as {variant}' if variant else ''}")
+    for rule in found.traffic:
+        say(f"traffic     {rule.model}: {rule_in_words(rule)}")
     for slot in found.slots:
-        why = f", {slot.unavailable_reason}" if slot.unavailable_reason else ""
-        trying = f", trying {called(slot.candidate, names)}" if slot.candidate else ""
-        say(f"reported    {slot.model}: runs {called(slot.stable, names)}{trying}{why}")
+        _say_slot(slot, names)
     say(f"why         {found.explanation or 'it runs what it should'}")
 
 
@@ -151,10 +160,27 @@ def runs(device: DeviceView, names: Mapping[str, str]) -> str:
     if not device.enrolled:
         return "invited, not enrolled"
     slots = [
-        called(slot.stable, names) + (f" trying {called(slot.candidate, names)}" if slot.candidate else "")
+        _line(slot, names) + (f" trying {called(slot.candidate, names)}" if slot.candidate else "")
         for slot in device.slots
     ]
     return " ".join(slots) or "nothing"
+
+
+def _say_slot(slot: SlotView, names: Mapping[str, str]) -> None:
+    why = f", {slot.unavailable_reason}" if slot.unavailable_reason else ""
+    trying = f", trying {called(slot.candidate, names)}" if slot.candidate else ""
+    line = line_of(ModelName(slot.model), slot.variant)
+    say(f"reported    {line}: runs {called(slot.stable, names)}{trying}{why}")
+    if slot.probe is not None:
+        probe = slot.probe
+        took = ", ".join(f"{one.p50_ms:.2f} ms on {counted(one.threads, 'thread')}" for one in probe.by_threads)
+        how = f"{probe.mode}, {counted(probe.workers, 'worker')}" if probe.workers else probe.mode
+        say(f"probe       {line}: {how}{f'; {took}' if took else ''}")
+
+
+def _line(slot: SlotView, names: Mapping[str, str]) -> str:
+    name = called(slot.stable, names)
+    return name if slot.variant == MAIN else f"{name}@{slot.variant}"
 
 
 def _labels(device: DeviceView) -> str:

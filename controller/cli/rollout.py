@@ -11,6 +11,7 @@ from controller.cli.naming import called, release_id, release_names, rollout_id
 from controller.cli.output import OUT, Format, FormatOption, ago, say, short, show_json, show_table, word
 from controller.cli.release import ReleaseArgument
 from controller.cli.rollout_options import (
+    CanaryOption,
     CohortOption,
     DeviceDeadlineOption,
     DryRunOption,
@@ -62,6 +63,7 @@ def start(
     max_flip_rate: FlipsOption = _POLICY.max_flip_rate,
     max_latency_ratio: LatencyOption = _POLICY.max_latency_ratio,
     probation: ProbationOption = _POLICY.probation_s,
+    canary_share: CanaryOption = 1.0,
     device_deadline: DeviceDeadlineOption = _POLICY.deadline_s,
     override_blacklist: OverrideOption = False,
     dry_run: DryRunOption = False,
@@ -84,6 +86,7 @@ def start(
             max_latency_ratio=max_latency_ratio,
             probation_s=probation,
             deadline_s=device_deadline,
+            canary_share=canary_share,
         ),
     }
     planned, started = session(context).run(lambda api: _start(api, release, body, dry_run=dry_run))

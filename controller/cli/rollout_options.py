@@ -69,3 +69,14 @@ DeviceDeadlineOption = Annotated[
     float,
     typer.Option(min=1, metavar="SECONDS", rich_help_panel=_DEVICE, help="Comparing ends then, verdict or not."),
 ]
+CanaryOption = Annotated[
+    float,
+    typer.Option(
+        "--canary-share",
+        min=0.0001,
+        max=1,
+        metavar="SHARE",
+        rich_help_panel=_DEVICE,
+        help="Of the requests while it is watched; stable answers the others.",
+    ),
+]

@@ -10,22 +10,23 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from controller.desired import store
+from controller.desired import store, traffic_store
 from controller.desired.core.compose import Wishes, apply, compose, too_large
 from controller.desired.core.document import Document, Standing, standing
-from controller.facts import DesiredFacts
+from controller.facts import DesiredFacts, ModelTraffic
 from shared.ids import Epoch, Generation, ReleaseId
 from shared.wire import Desired, body_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from controller.db.engine import Database
     from controller.db.unit_of_work import UnitOfWork
+    from controller.desired.core.compose import Traffic
     from controller.desired.ports import Identities, Sealer
     from controller.facts import SeenHeartbeat, SetRelease
-    from shared.ids import DeviceId, InstallationId, ModelName, Sha256
+    from shared.ids import DeviceId, InstallationId, ModelName, RolloutId, Sha256
     from shared.wire import DesiredBody, WantedMeasurement
 
 log = structlog.get_logger(__name__)
@@ -94,6 +95,37 @@ class DesiredService:
         wishes = await store.wishes(uow.session, [device])
         await self._write_documents(uow, await self._bodies(uow, {device: wishes[device]}))
 
+    async def traffic(self, uow: UnitOfWork, ids: Sequence[DeviceId], model: ModelName) -> dict[DeviceId, ModelTraffic]:
+        """Return what operators have set of a model on each of these devices."""
+        known = await traffic_store.traffic(uow.session, ids)
+        return {device: known[device].get(model, ModelTraffic()) for device in ids}
+
+    async def set_traffic(
+        self, uow: UnitOfWork, model: ModelName, wanted: Mapping[DeviceId, ModelTraffic]
+    ) -> dict[DeviceId, str]:
+        """Set all of a model's variants, rule and request log on devices; generations move where that is news.
+
+        Returns:
+            As `set_releases`.
+        """
+        known = await traffic_store.traffic(uow.session, list(wanted))
+        merged: dict[DeviceId, Traffic] = {device: {**known[device], model: one} for device, one in wanted.items()}
+        wishes = await store.wishes(uow.session, list(wanted))
+        bodies = await self._bodies(uow, {device: wishes[device] for device in wanted}, merged)
+        refused = {device: why for device, body in bodies.items() if (why := too_large(body))}
+        after = {device: one for device, one in wanted.items() if device not in refused}
+        await traffic_store.write(uow.session, model, after)
+        await self._write_documents(uow, {device: bodies[device] for device in after})
+        return refused
+
+    async def set_by(self, uow: UnitOfWork, rollout: RolloutId) -> bool:
+        """Tell whether some device's variant came with the change of this id."""
+        return await traffic_store.names_rollout(uow.session, rollout)
+
+    async def halted(self, uow: UnitOfWork, rollouts: Collection[RolloutId]) -> set[RolloutId]:
+        """Return which of these are halted, which is for ever."""
+        return await store.halted(uow.session, rollouts)
+
     async def current(
         self, uow: UnitOfWork, ids: Sequence[DeviceId], model: ModelName
     ) -> dict[DeviceId, ReleaseId | None]:
@@ -105,17 +137,8 @@ class DesiredService:
         """Return what devices should run, for people; devices of which nothing was ever desired are absent."""
         documents = await store.documents(uow.session, ids)
         wishes = await store.wishes(uow.session, ids)
-        return {
-            device: DesiredFacts(
-                device_id=device,
-                epoch=document.epoch,
-                generation=document.generation,
-                body_digest=document.body_digest,
-                models=compose(wishes[device]).models,
-                published=document.published,
-            )
-            for device, document in documents.items()
-        }
+        bodies = await self._bodies(uow, {device: wishes[device] for device in documents})
+        return {device: _facts(document, bodies[device]) for device, document in documents.items()}
 
     async def releases_of(self, uow: UnitOfWork, model: ModelName, limit: int) -> list[ReleaseId]:
         """Return the releases of a model that devices should run now, the most common first."""
@@ -135,6 +158,7 @@ class DesiredService:
         before = await store.wishes(uow.session, [device])
         await store.write_wishes(uow.session, before, {device: {}})
         await store.write_measurements(uow.session, device, [])
+        await traffic_store.forget(uow.session, device)
         document = (await store.documents(uow.session, [device])).get(device)
         if document is not None:
             digest = body_digest(compose({}))
@@ -181,9 +205,14 @@ class DesiredService:
         uow.audit("epoch_raised", "installation", {"epoch": epoch})
         return epoch
 
-    async def _bodies(self, uow: UnitOfWork, wishes: Mapping[DeviceId, Wishes]) -> dict[DeviceId, DesiredBody]:
-        measured = await store.measurements(uow.session, list(wishes))
-        return {device: compose(wished, measured[device]) for device, wished in wishes.items()}
+    async def _bodies(
+        self, uow: UnitOfWork, wishes: Mapping[DeviceId, Wishes], traffic: Mapping[DeviceId, Traffic] | None = None
+    ) -> dict[DeviceId, DesiredBody]:
+        """Compose these wishes with what is stored beside them; with another `traffic` where one is given."""
+        ids = list(wishes)
+        measured = await store.measurements(uow.session, ids)
+        set_ = traffic if traffic is not None else await traffic_store.traffic(uow.session, ids)
+        return {device: compose(wished, measured[device], set_[device]) for device, wished in wishes.items()}
 
     async def _write_documents(self, uow: UnitOfWork, bodies: Mapping[DeviceId, DesiredBody]) -> None:
         known = await store.documents(uow.session, list(bodies))
@@ -257,3 +286,16 @@ class DesiredService:
             published=False,
             published_at=None,
         )
+
+
+def _facts(document: Document, body: DesiredBody) -> DesiredFacts:
+    return DesiredFacts(
+        device_id=document.device_id,
+        epoch=document.epoch,
+        generation=document.generation,
+        body_digest=document.body_digest,
+        models=body.models,
+        published=document.published,
+        traffic=body.traffic or (),
+        request_logs=body.request_logs or (),
+    )

@@ -13,12 +13,12 @@ from sqlmodel import col
 from controller.db.bulk import upsert
 from controller.desired.core.compose import Wish, Wishes
 from controller.desired.core.document import Document
-from controller.desired.tables import DocumentRow, HaltRow, InstallationRow, MeasurementRow, WishRow
+from controller.desired.tables import DocumentRow, HaltRow, InstallationRow, MeasurementRow, VariantRow, WishRow
 from shared.ids import DeviceId, Epoch, Generation, MeasurementId, ModelName, ReleaseId, RolloutId, Sha256
 from shared.wire import WantedMeasurement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -218,7 +218,9 @@ async def mark_pulse_unpublished(session: AsyncSession) -> None:
 
 async def halts(session: AsyncSession, *, since: datetime, limit: int) -> dict[RolloutId, HaltMode]:
     """Return the halted rollouts that some device may still hold: recent ones, and those that a wish still names."""
-    named = sa.exists().where(col(WishRow.rollout_id) == col(HaltRow.rollout_id))
+    named = sa.or_(
+        *(sa.exists().where(col(row.rollout_id) == col(HaltRow.rollout_id)) for row in (WishRow, VariantRow))
+    )
     statement = (
         sa.select(col(HaltRow.rollout_id), col(HaltRow.mode))
         .where(sa.or_(col(HaltRow.halted_at) > since, named))
@@ -226,6 +228,12 @@ async def halts(session: AsyncSession, *, since: datetime, limit: int) -> dict[R
         .limit(limit)
     )
     return {RolloutId(rollout): mode for rollout, mode in (await session.execute(statement)).all()}
+
+
+async def halted(session: AsyncSession, rollouts: Collection[RolloutId]) -> set[RolloutId]:
+    """Return which of these are halted."""
+    statement = sa.select(col(HaltRow.rollout_id)).where(col(HaltRow.rollout_id).in_(rollouts))
+    return {RolloutId(rollout) for rollout in (await session.execute(statement)).scalars()}
 
 
 async def halt(session: AsyncSession, rollout: RolloutId) -> HaltMode | None:
@@ -240,9 +248,11 @@ async def write_halt(session: AsyncSession, rollout: RolloutId, mode: HaltMode, 
 
 
 async def devices_of(session: AsyncSession, release: ReleaseId) -> int:
-    """Return how many devices should run a release."""
-    statement = sa.select(sa.func.count()).select_from(WishRow).where(col(WishRow.release_id) == release)
-    return (await session.execute(statement)).scalar_one()
+    """Return how many devices should run a release, as whatever variant."""
+    running = sa.union(
+        *(sa.select(col(row.device_id)).where(col(row.release_id) == release) for row in (WishRow, VariantRow))
+    ).subquery()
+    return (await session.execute(sa.select(sa.func.count()).select_from(running))).scalar_one()
 
 
 async def releases_of(session: AsyncSession, model: ModelName, limit: int) -> list[ReleaseId]:

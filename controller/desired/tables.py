@@ -8,6 +8,8 @@ import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
 from controller.db.types import Json, UtcDateTime, one_of
+from shared.request_log import LogWish
+from shared.traffic import TrafficRule
 from shared.wire import DesiredModel, HaltMode, TargetRef
 
 _NAME = 63
@@ -24,6 +26,32 @@ class WishRow(SQLModel, table=True):
     rollout_id: str = Field(max_length=_NAME, index=True)
     entry: DesiredModel = Field(sa_type=Json(DesiredModel))
     override_blacklist: bool = False
+
+
+class VariantRow(SQLModel, table=True):
+    """A release of a model that one device runs beside the one that rollouts bring."""
+
+    __tablename__ = "desired_variant"
+
+    device_id: str = Field(primary_key=True, max_length=_NAME)
+    model: str = Field(primary_key=True, max_length=_NAME)
+    variant: str = Field(primary_key=True, max_length=_NAME)
+    release_id: str = Field(max_length=_NAME, index=True)
+    rollout_id: str = Field(max_length=_NAME, index=True)
+    """Of the change that set it: no rollout has it, and the Pulse can halt it all the same."""
+    entry: DesiredModel = Field(sa_type=Json(DesiredModel))
+    override_blacklist: bool = False
+
+
+class TrafficRow(SQLModel, table=True):
+    """How one model's requests are divided on one device, and what of them is written down."""
+
+    __tablename__ = "desired_traffic"
+
+    device_id: str = Field(primary_key=True, max_length=_NAME)
+    model: str = Field(primary_key=True, max_length=_NAME)
+    rule: TrafficRule | None = Field(default=None, sa_type=Json(TrafficRule), nullable=True)
+    log: LogWish | None = Field(default=None, sa_type=Json(LogWish), nullable=True)
 
 
 class MeasurementRow(SQLModel, table=True):

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from datetime import datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 from pydantic import BaseModel, Field
 
 from controller.http.endpoint import Body, Call, Endpoint, Page, PageQuery, page_of
+from controller.http.structs import AsStruct
+from shared.probe import ModelProbe
+from shared.traffic import MAIN, TrafficRule, line_of
 
 if TYPE_CHECKING:
     from controller.fleet.enrolment import Invite
     from controller.fleet.service import DeviceStory, FleetService
 
 _UNPROCESSABLE = HTTPStatus.UNPROCESSABLE_ENTITY
+RuleAnswer = Annotated[TrafficRule, AsStruct()]
 
 
 class RegisterBody(Body):
@@ -48,20 +53,25 @@ class InviteAnswer(BaseModel):
 
 
 class SlotAnswer(BaseModel):
-    """What a device holds for one model."""
+    """What a device holds for one variant of a model."""
 
     model: str
+    variant: str
     stable: str | None
     candidate: str | None
     unavailable_reason: str
+    probe: Annotated[ModelProbe | None, AsStruct()]
+    """What the release that serves costs on this device, once it has told."""
 
 
 class AssignmentAnswer(BaseModel):
     """How one assignment stands, as the device last said."""
 
     model: str
+    variant: str
     release_id: str
     rollout_id: str
+    """Or the change of traffic that brought a variant."""
     attempt: int
     status: str
     phase: str | None
@@ -82,7 +92,9 @@ class DeviceAnswer(BaseModel):
     generation: int
     observed_generation: int
     desired: dict[str, str]
-    """Model → release id."""
+    """Model → release id; a variant's as `model@variant`."""
+    traffic: list[RuleAnswer]
+    """How requests are divided among variants; a model without a rule is answered by its main variant."""
     slots: list[SlotAnswer]
     assignments: list[AssignmentAnswer]
     desired_refused: str
@@ -192,7 +204,8 @@ def _answer(story: DeviceStory) -> DeviceAnswer:
         architecture=device.hardware.architecture if device.hardware else None,
         generation=desired.generation if desired else 0,
         observed_generation=device.sighting.generation if device.sighting else 0,
-        desired={str(model.model): str(model.release_id) for model in desired.models} if desired else {},
+        desired={line_of(m.model, _variant(m.variant)): m.release_id for m in desired.models} if desired else {},
+        traffic=list(desired.traffic) if desired else [],
         slots=_slots(story) if report else [],
         assignments=_assignments(story) if report else [],
         desired_refused=report.desired_refused if report else "",
@@ -205,9 +218,11 @@ def _slots(story: DeviceStory) -> list[SlotAnswer]:
     return [
         SlotAnswer(
             model=slot.model,
+            variant=_variant(slot.variant),
             stable=slot.stable,
             candidate=slot.candidate,
             unavailable_reason=slot.unavailable_reason,
+            probe=None if isinstance(slot.probe, msgspec.UnsetType) else slot.probe,
         )
         for slot in (report.slots if report else ())
     ]
@@ -218,6 +233,7 @@ def _assignments(story: DeviceStory) -> list[AssignmentAnswer]:
     return [
         AssignmentAnswer(
             model=entry.model,
+            variant=_variant(entry.variant),
             release_id=entry.release_id,
             rollout_id=entry.rollout_id,
             attempt=entry.attempt,
@@ -228,3 +244,7 @@ def _assignments(story: DeviceStory) -> list[AssignmentAnswer]:
         )
         for entry in (report.assignments if report else ())
     ]
+
+
+def _variant(said: str | msgspec.UnsetType) -> str:
+    return MAIN if isinstance(said, msgspec.UnsetType) else said

@@ -13,6 +13,7 @@ from controller.rollouts import store
 from controller.rollouts.core.tally import HALTED, INCONCLUSIVE, may_become, reason_word
 from controller.rollouts.core.types import AssignmentChange
 from controller.rollouts.work import EVIDENCE, Evidence
+from shared.traffic import MAIN
 from shared.wire import TERMINAL, AssignmentStatus
 
 if TYPE_CHECKING:
@@ -120,6 +121,10 @@ def _moved(assignment: Assignment, said: AssignmentReport, spec: RolloutSpec, no
     )
 
 
+def _is_main(variant: str | UnsetType) -> bool:
+    return isinstance(variant, UnsetType) or variant == MAIN
+
+
 def _transfers(pairs: Sequence[tuple[Assignment, Assignment]]) -> dict[RolloutId, tuple[int, int]]:
     """Return by how much the bytes of each rollout moved."""
     moved: dict[RolloutId, tuple[int, int]] = {}
@@ -137,5 +142,6 @@ def _is_back(assignment: Assignment, report: Report, said: AssignmentReport | No
     """Say whether the device holds nothing of the release, and is at work on nothing of it."""
     if said is not None and said.status not in TERMINAL:
         return False
-    holds = (slot for slot in report.slots if slot.model == assignment.model)
+    # A variant that an operator keeps beside may well be the same release: rollouts move the main one alone.
+    holds = (slot for slot in report.slots if slot.model == assignment.model and _is_main(slot.variant))
     return all(assignment.release_id not in {slot.stable, slot.candidate} for slot in holds)

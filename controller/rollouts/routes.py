@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from controller.http.endpoint import LARGEST, Body, Call, Endpoint, Page, PageQuery, page_of
+from controller.http.policy import PolicyBody
 from controller.rollouts.spec import RolloutRequest
 from controller.rollouts.views import (
     AssignmentView,
@@ -21,23 +22,10 @@ from controller.rollouts.views import (
 )
 from shared.errors import InvalidInputError
 from shared.ids import ReleaseId, RolloutId
-from shared.wire import LONGEST_WAIT_S, AssignmentStatus, HaltMode, ProbationPolicy
+from shared.wire import LONGEST_WAIT_S, AssignmentStatus, HaltMode
 
 if TYPE_CHECKING:
     from controller.rollouts.service import RolloutService
-
-_DEFAULT = ProbationPolicy()
-
-
-class PolicyBody(Body):
-    """What a candidate must show on a device before it is committed."""
-
-    min_pairs: int = Field(default=_DEFAULT.min_pairs, ge=1, le=1_000_000)
-    max_flip_rate: float = Field(default=_DEFAULT.max_flip_rate, gt=0, lt=1)
-    max_latency_ratio: float = Field(default=_DEFAULT.max_latency_ratio, gt=0, le=1_000_000)
-    alpha: float = Field(default=_DEFAULT.alpha, gt=0, lt=0.5)
-    probation_s: float = Field(default=_DEFAULT.probation_s, ge=0, le=LONGEST_WAIT_S)
-    deadline_s: float = Field(default=_DEFAULT.deadline_s, gt=0, le=LONGEST_WAIT_S)
 
 
 class RolloutBody(Body):
@@ -61,7 +49,7 @@ class RolloutBody(Body):
             waves=tuple(self.waves),
             soak_s=self.soak_s,
             on_failure=self.on_failure,
-            policy=ProbationPolicy(**self.policy.model_dump()),
+            policy=self.policy.policy(),
             wave_deadline_s=self.wave_deadline_s,
             unreachable_after_s=self.unreachable_after_s,
             override_blacklist=self.override_blacklist,

@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from shared.traffic import MAIN, line_of
+
 if TYPE_CHECKING:
     from datetime import datetime
 
     from controller.facts import DesiredFacts
     from shared.hardware import DeviceHardware
     from shared.ids import BootId, DeviceId, Sha256, SiteId
-    from shared.wire import Report
+    from shared.wire import AssignmentReport, Report, SlotReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +92,13 @@ def _activity(report: Report | None) -> str:
     if report.stale:
         return "hears no fresh pulse, so it activates nothing"
     stories = [
-        f"{entry.model}: {entry.phase or entry.status}" + (f" ({entry.reason})" if entry.reason else "")
+        f"{_line(entry)}: {entry.phase or entry.status}" + (f" ({entry.reason})" if entry.reason else "")
         for entry in report.assignments
         if entry.phase is not None or entry.reason
     ]
-    stories += [f"{slot.model}: {slot.unavailable_reason}" for slot in report.slots if slot.unavailable_reason]
+    stories += [f"{_line(slot)}: {slot.unavailable_reason}" for slot in report.slots if slot.unavailable_reason]
     return "; ".join(stories)
+
+
+def _line(said: AssignmentReport | SlotReport) -> str:
+    return line_of(said.model, MAIN if isinstance(said.variant, msgspec.UnsetType) else said.variant)

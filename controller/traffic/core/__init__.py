@@ -1,0 +1,1 @@
+"""What an order makes of what is set. Pure."""
