@@ -12,7 +12,7 @@ import requests
 from agent.serving import open_inference_pb2
 from tests.support.clients import run_client
 from tests.support.outside.wire_numbers import numbers
-from tests.support.serving import MODEL, one_hot, plan_of
+from tests.support.serving import MODEL, infer_body, one_hot, plan_of
 
 if TYPE_CHECKING:
     from agent.core.plan import SlotSpec
@@ -69,3 +69,27 @@ def test_messages_have_the_numbers_of_those_that_clients_ship(module: str) -> No
         # Nor is a number of theirs used for something else here.
         meanings = {number: name for name, (number, _) in theirs[message].items()}
         assert all(meanings.get(number, name) == name for name, (number, _) in ours[message].items())
+
+
+async def test_prometheus_reads_what_was_counted_in_both_formats(served: Served, stable: SlotSpec) -> None:
+    await served.engine.apply(plan_of(stable))
+    url = f"{served.url}/v2/models/{MODEL}/infer"
+    for _ in range(3):
+        answer = await asyncio.to_thread(requests.post, url, data=infer_body(one_hot(3)), timeout=20)
+        assert answer.status_code == 200
+    answer = await asyncio.to_thread(requests.post, url, data=infer_body([1.0]), timeout=20)
+    assert answer.status_code == 400
+    seen = json.loads(await asyncio.to_thread(run_client, "prometheus_scrape", f"{served.url}/metrics"))
+    assert [each["kind"].partition(";")[0] for each in seen] == ["text/plain", "application/openmetrics-text"]
+    for found in seen:
+        values = {
+            (name, labels.get("kind"), labels.get("class"), labels.get("le")): value
+            for family in found["families"].values()
+            for name, labels, value in family["samples"]
+        }
+        assert values["litefleet_requests_total", None, None, None] == 4
+        assert values["litefleet_request_refusals_total", "pipeline_failed", None, None] == 1
+        assert values["litefleet_latency_seconds_count", None, None, None] == 3
+        assert values["litefleet_latency_seconds_bucket", None, None, "+Inf"] == 3
+        assert values["litefleet_classes_total", None, "3", None] == 3
+        assert found["families"]["litefleet_confidence"]["type"] == "histogram"
