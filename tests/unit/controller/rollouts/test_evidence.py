@@ -122,6 +122,17 @@ def test_device_that_still_works_on_the_release_is_not_back() -> None:
     assert heard(assignment(going_back=True), at_work, SPEC, NOW).going_back
 
 
+def test_device_that_holds_the_release_as_a_variant_beside_is_back() -> None:
+    slots = (*_slots(OLD), SlotReport(model=MODEL, variant="blue", stable=NEW))
+    assert not heard(assignment(going_back=True), report(slots=slots), SPEC, NOW).going_back
+
+
+def test_report_of_a_variant_moves_no_assignment() -> None:
+    started = assignment(status=_S.IN_PROGRESS)
+    said = share(_S.FAILED, rollout_id=RolloutId("change-of-traffic"), variant="blue")
+    assert heard(started, report(said), SPEC, NOW) == started
+
+
 def test_device_that_holds_the_release_as_another_model_is_back() -> None:
     other = (SlotReport(model=ModelName("letters"), stable=NEW),)
     assert not heard(assignment(going_back=True), report(slots=other), SPEC, NOW).going_back
