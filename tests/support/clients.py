@@ -1,4 +1,4 @@
-"""Other people's clients, installed once for all tests from a lock, in an environment of their own."""
+"""Other people's clients and servers, installed once for all tests from a lock each, in environments of their own."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from pathlib import Path
 
 _HERE = Path(__file__).parent
 _CHECKOUT = _HERE.parents[1]
-_LOCK = _HERE / "outside" / "clients.txt"
 _INSTALL_S, _RUN_S = 600, 100
 
 
-def environment() -> Path:
-    """Return the environment's `bin` folder, installed if it is not there yet; that takes the network, and a minute."""
-    digest = hashlib.sha256(_LOCK.read_bytes()).hexdigest()[:12]
-    folder = _CHECKOUT / ".cache" / f"clients-{digest}"
+def environment(lock: str = "clients", *, python: str = sys.executable) -> Path:
+    """Return the `bin` folder of what `outside/{lock}.txt` names, installed for `python` if it is not there yet.
+
+    That takes the network, and a minute.
+    """
+    listed = _HERE / "outside" / f"{lock}.txt"
+    digest = hashlib.sha256(listed.read_bytes() + python.encode()).hexdigest()[:12]
+    folder = _CHECKOUT / ".cache" / f"{lock}-{digest}"
     done = folder / "installed"
     if not done.exists():
-        uv, python = str(Path(sys.executable).with_name("uv")), str(folder / "bin" / "python")
-        subprocess.run([uv, "venv", "-q", "--clear", "--python", sys.executable, str(folder)], check=True)
-        command = [uv, "pip", "sync", "-q", "--require-hashes", "--python", python, str(_LOCK)]
+        uv, inside = str(Path(sys.executable).with_name("uv")), str(folder / "bin" / "python")
+        subprocess.run([uv, "venv", "-q", "--clear", "--python", python, str(folder)], check=True)
+        command = [uv, "pip", "sync", "-q", "--require-hashes", "--python", inside, str(listed)]
         subprocess.run(command, check=True, timeout=_INSTALL_S)
         done.touch()
     return folder / "bin"
