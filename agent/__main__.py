@@ -1,4 +1,4 @@
-"""The supervisor: owns the listening socket, and starts control and serving again whenever they end. Stdlib only.
+"""The supervisor: owns the listening sockets, and starts control and serving again whenever they end. Stdlib only.
 
 Callers wait in the socket's backlog meanwhile. Serving outlives a killed supervisor, and the next one takes it over.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from agent.children import Child, lock, say
 from agent.doors import Settings, is_at, name_of, open_doors, read_settings
-from agent.serving.sockets import Handover, take_over
+from agent.serving.sockets import Handover, numbered, take_over
 
 CONTROL, SERVING = "agent.control", "agent.serving.process"
 
@@ -32,29 +32,40 @@ def supervise(settings: Settings, *, control: str = CONTROL, serving: str = SERV
         say(f"another supervisor runs on {settings.state_dir}: stop it, or set another state_dir")
         return os.EX_TEMPFAIL
     # Before the port is opened: an orphan holds it, and callers must not notice that we are new.
-    orphan = _find_orphan(run, settings)
+    orphans = _find_orphans(run, settings)
     try:
-        sockets = orphan.sockets if orphan else open_doors(settings)
+        doors = open_doors(settings, {number: orphan.sockets for number, orphan in orphans.items()})
     except OSError as exc:
         for line in str(exc).splitlines():
             say(line)
         return os.EX_UNAVAILABLE
-    say("inference on " + ", ".join(name_of(each) for each in sockets))
+    say("inference on " + ", ".join(name_of(each) for each in doors[0]))
     start, config = [sys.executable, "-m"], ["--config", str(settings.path)]
-    answering = Child("serving", [*start, serving, *config], run / "serving.lock", sockets=sockets)
-    if orphan:
-        with contextlib.suppress(ProcessLookupError):
-            answering.adopt(orphan.pid)
-    return _watch((answering, Child("control", [*start, control, *config], run / "control.lock")), stop)
+    together = f"--round={os.urandom(8).hex()}"  # what starts with us counts as one try of a candidate
+    answering = []
+    for number, sockets in sorted(doors.items()):
+        name = numbered("serving", number)
+        command = [*start, serving, *config, f"--number={number}"]
+        answering.append(Child(name, command, run / f"{name}.lock", sockets=sockets, once=(together,)))
+        with contextlib.suppress(KeyError, ProcessLookupError):
+            answering[-1].adopt(orphans[number].pid)
+    return _watch((*answering, Child("control", [*start, control, *config], run / "control.lock")), stop)
 
 
-def _find_orphan(run: Path, settings: Settings) -> Handover | None:
-    """Return what a serving process without a supervisor hands over; None when there is none at this address."""
+def _find_orphans(run: Path, settings: Settings) -> dict[int, Handover]:
+    """Return what serving processes without a supervisor hand over; those that no setting wants are ended."""
+    numbers = {int(path.stem.partition("-")[2] or 0) for path in run.glob("serving*.lock")}
+    found = {number: _find_orphan(run, settings, number) for number in sorted(numbers)}
+    return {number: orphan for number, orphan in found.items() if orphan is not None}
+
+
+def _find_orphan(run: Path, settings: Settings, number: int) -> Handover | None:
+    """Return what one of them hands over; None when it is not there, or not at this address."""
     deadline = time.monotonic() + _ADOPT_S
-    while (free := lock(run / "serving.lock")) is None:
+    while (free := lock(run / f"{numbered('serving', number)}.lock")) is None:
         with contextlib.suppress(OSError):
-            orphan = take_over(run / "sockets.sock", timeout_s=1.0)
-            if is_at(settings, orphan.sockets[0]):
+            orphan = take_over(run / f"{numbered('sockets', number)}.sock", timeout_s=1.0)
+            if number < settings.processes and is_at(settings, orphan.sockets[0]):
                 return orphan
             os.kill(orphan.pid, signal.SIGTERM)  # the settings have changed; it ends when its requests are done
         if time.monotonic() > deadline:

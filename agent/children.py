@@ -41,9 +41,17 @@ class Child:
     """One process that is to run. It inherits its lock, so that no second one starts while any is alive."""
 
     def __init__(
-        self, name: str, command: list[str], lock_path: Path, *, sockets: tuple[socket.socket, ...] = ()
+        self,
+        name: str,
+        command: list[str],
+        lock_path: Path,
+        *,
+        sockets: tuple[socket.socket, ...] = (),
+        once: tuple[str, ...] = (),
     ) -> None:
+        """`once` are arguments of its first start alone: one that starts again has ended before."""
         self._name, self._command, self._lock_path, self._sockets = name, command, lock_path, sockets
+        self._once = once
         self._process: subprocess.Popen[bytes] | None = None
         self._delay_s, self._started_at = _FIRST_DELAY_S, 0.0
         self.pidfd = -1
@@ -54,7 +62,7 @@ class Child:
     def adopt(self, pid: int) -> None:
         """Watch a process that a former supervisor has started. Raises OSError when it is gone."""
         # Not the number: numbers are used again, and a signal must never reach a stranger.
-        self.pidfd, self._started_at = os.pidfd_open(pid), time.monotonic()
+        self.pidfd, self._started_at, self._once = os.pidfd_open(pid), time.monotonic(), ()
 
     def start(self) -> None:
         """Start it, or try again soon. Its stdin is a pipe, whose end tells it that the supervisor is gone."""
@@ -65,14 +73,14 @@ class Child:
         if held is None:
             return
         fds = tuple(each.fileno() for each in self._sockets)
-        command = [*self._command, *(f"--listen-fd={fd}" for fd in fds)]
+        command = [*self._command, *(f"--listen-fd={fd}" for fd in fds), *self._once]
         try:
             # A session of its own: Ctrl-C in a terminal reaches the supervisor alone, which stops all in order.
             process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(held, *fds), start_new_session=True)
         except OSError as exc:
             say(f"{self._name} cannot start: {exc}")
         else:
-            self._process = process
+            self._process, self._once = process, ()
             self.adopt(process.pid)
         finally:
             os.close(held)

@@ -10,6 +10,7 @@ import msgspec
 
 from agent.doors import check_opening
 from agent.serving.cors import check_origins
+from agent.serving.sockets import numbered
 from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -62,6 +63,18 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     grpc_port: Port | None = None
     """TCP port of the Open Inference Protocol over gRPC, at the same address; 0 takes a free one. None: gRPC is not
     loaded, since it takes 18 MiB and three times the CPU of HTTP with binary tensors. Needs the extra `grpc`."""
+
+    serving_processes: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    """Processes that answer, all by the same plan; the kernel deals callers out among them. One is enough until its
+    event loop is busy all the time: each takes its own 40 MiB and its own copy of every model."""
+
+    model_memory_bytes: Bytes | None = None
+    """Memory in bytes that loaded models may take, over all serving processes. Beyond it, those that were not asked
+    for longest are unloaded until somebody asks. None: half of the machine's memory, or of the control group's."""
+
+    idle_unload_s: Seconds | None = None
+    """Seconds without a request after which a model is unloaded; the next request loads it again, and waits for that.
+    None: never."""
 
     pulse_max_age_s: Seconds = 900.0
     """Seconds after which the newest Pulse is too old to activate under. Three of the controller's intervals."""
@@ -141,8 +154,13 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def serving_socket(self) -> Path:
-        """Where control reaches serving."""
-        return self.run_dir / "serving.sock"
+        """Where control reaches serving; the first of its processes."""
+        return self.serving_sockets[0]
+
+    @property
+    def serving_sockets(self) -> tuple[Path, ...]:
+        """Where control reaches each serving process."""
+        return tuple(self.run_dir / f"{numbered('serving', number)}.sock" for number in range(self.serving_processes))
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> AgentConfig:
@@ -159,6 +177,9 @@ def load(path: Path | None, environ: Mapping[str, str]) -> AgentConfig:
     except msgspec.ValidationError as exc:
         raise InvalidInputError(field="agent configuration", problem=str(exc), remedy=_known_keys()) from exc
     _check_opening(config)
+    if config.serving_processes > 1 and config.grpc_port == 0:
+        problem = "each of several serving processes would take another free port"
+        raise InvalidInputError(field="grpc_port", problem=problem, remedy="set a port, or serving_processes = 1")
     return config
 
 

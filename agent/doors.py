@@ -8,9 +8,14 @@ import os
 import socket
 import tomllib
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from agent.serving.sockets import listen_unix
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    Doors = tuple[socket.socket, ...]
 
 INFER_SOCKET = "infer.sock"
 """Name, in the run folder, of the unix socket of the inference API."""
@@ -28,12 +33,15 @@ class Settings(NamedTuple):
     port: int
     infer_socket: Path
     infer_socket_group: str = ""
+    processes: int = 1
+    """How many serving processes share the doors."""
 
 
 def read_settings(path: Path) -> Settings:
     """Read file and environment. Raises ValueError or OSError, naming what is wrong."""
     found: dict[str, object] = {"http_host": "127.0.0.1", "http_port": 8080, "state_dir": ""}
     found |= {"tls_certificate": "", "tls_key": "", "infer_socket": "", "infer_socket_group": ""}
+    found |= {"serving_processes": 1}
     found.update(tomllib.loads(path.read_text(encoding="utf-8")))
     found.update({key: os.environ.get(f"LITEFLEET_AGENT_{key.upper()}", value) for key, value in found.items()})
     host, state_dir = str(found["http_host"]), str(found["state_dir"])
@@ -52,6 +60,8 @@ def read_settings(path: Path) -> Settings:
         port=int(str(found["http_port"])),
         infer_socket=Path(str(found["infer_socket"]) or folder / "run" / INFER_SOCKET).absolute(),
         infer_socket_group=str(found["infer_socket_group"]),
+        # What is no number from 1 on, the children refuse.
+        processes=max(1, int(str(found["serving_processes"]))),
     )
 
 
@@ -78,14 +88,27 @@ def check_opening(host: str, *, has_certificate: bool, has_key: bool) -> bool:
     return is_wide
 
 
-def open_doors(settings: Settings) -> tuple[socket.socket, ...]:
-    """Listen on TCP and on the unix socket, in this order. Raises OSError, whose text names the setting and remedy."""
-    tcp = _listen_tcp(settings)
+def open_doors(settings: Settings, taken: Mapping[int, Doors]) -> dict[int, Doors]:
+    """Return the listening sockets of each serving process: TCP and unix, in this order.
+
+    `taken` are those of processes that run already. Every process has a TCP socket of its own, among which the kernel
+    deals callers out, so that those of one that starts again wait in its backlog; the unix socket is one for all.
+    Raises OSError, whose text names the setting and remedy.
+    """
+    doors = dict(taken)
+    unix = next((each[1] for each in taken.values()), None)
+    tcp = [each[0] for each in taken.values()]
     try:
-        return tcp, _listen_unix(settings)
+        for number in range(settings.processes):
+            if number not in doors:
+                tcp.append(_listen_tcp(settings, beside=tcp))
+                unix = unix or _listen_unix(settings)
+                doors[number] = (tcp[-1], unix)
     except OSError:
-        tcp.close()
+        for each in tcp:
+            each.close()
         raise
+    return doors
 
 
 def name_of(listener: socket.socket) -> str:
@@ -111,10 +134,15 @@ def is_loopback(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
-def _listen_tcp(settings: Settings) -> socket.socket:
+def _listen_tcp(settings: Settings, *, beside: Sequence[socket.socket]) -> socket.socket:
+    """Listen at the address of the settings, or where the sockets of other processes of this agent do."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    port = beside[0].getsockname()[1] if beside else settings.port
+    for each in beside:
+        # Turned on only now: the first of them was to find out whether somebody else has the port.
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+        return socket.create_server((settings.host, port), family=family, backlog=_BACKLOG, reuse_port=bool(beside))
     except OSError as exc:
         raise OSError(
             f"http_port {settings.port} on {settings.host} cannot be used: {exc.strerror}\nstop what holds it, or set "

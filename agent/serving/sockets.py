@@ -28,6 +28,11 @@ class Handover:
     sockets: tuple[socket.socket, ...]
 
 
+def numbered(stem: str, number: int) -> str:
+    """Return what belongs to one of several serving processes; the first one's is named as if it were alone."""
+    return f"{stem}-{number}" if number else stem
+
+
 def listen_unix(path: Path, *, mode: int = 0o600, group_id: int = -1, backlog: int = _BACKLOG) -> socket.socket:
     """Listen at `path`, for its owner unless `mode` says more, in place of what a process that died has left there.
 
