@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import math
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -13,21 +15,44 @@ from shared.wire import PairedCounts
 if TYPE_CHECKING:
     from agent.serving.requests import Outcome
 
-FLIP_TOLERANCE = 0.01
+FLIP_TOLERANCE: Final = 0.01
 """Relative difference over which two answers that are no classifier's count as different."""
+
+
+DISTANCES: Final = (1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Upper edges of the histogram of distances between answers; a last bin holds what is beyond."""
+
+RATIO_STEP: Final = 0.25
+RATIOS: Final = tuple(2.0 ** (RATIO_STEP * step) for step in range(-8, 9))
+"""Upper edges of the histogram of candidate time / stable time, quarters of an octave from 1/4 to 4; a last bin holds
+what is beyond."""
 
 
 @dataclass(slots=True, kw_only=True)
 class PairTally:
-    """The running sums of one comparison; its counts only grow."""
+    """The running sums of one comparison: integers that only grow, and of which those of several processes add up."""
 
     pairs: int = 0
     flips: int = 0
     slower: int = 0
     candidate_errors: int = 0
+    distances: list[int] = field(default_factory=lambda: [0] * (len(DISTANCES) + 1))
+    """How far apart the answers were, by `DISTANCES`; pairs with an error are in no bin."""
+    ratios: list[int] = field(default_factory=lambda: [0] * (len(RATIOS) + 1))
+    """How many times as long the candidate took, by `RATIOS`."""
 
-    def count(self, *, candidate: Outcome | PipelineError, stable: Outcome | PipelineError, max_ratio: float) -> None:
-        """Count one request that both releases ran. Where stable failed there is nothing to compare with."""
+    def count(
+        self,
+        *,
+        candidate: Outcome | PipelineError,
+        stable: Outcome | PipelineError,
+        max_ratio: float,
+        is_timed: bool = True,
+    ) -> None:
+        """Count one request that both releases ran. Where stable failed there is nothing to compare with.
+
+        `is_timed` is False where one of them did not have the time to itself that it took.
+        """
         # NaN differs from itself: on a request that breaks both, the candidate would be blamed for being the same.
         if isinstance(stable, PipelineError) or _says_nothing(stable):
             return
@@ -36,13 +61,39 @@ class PairTally:
             self.candidate_errors += 1
             return
         self.flips += differs(candidate, stable)
-        self.slower += candidate.compute_ms > max_ratio * stable.compute_ms
+        self.distances[bisect_left(DISTANCES, distance(candidate, stable))] += 1
+        if is_timed:
+            self.slower += candidate.compute_ms > max_ratio * stable.compute_ms
+            # A clock that did not move says nothing of either; as fast as each other is the harmless reading.
+            ratio = candidate.compute_ms / stable.compute_ms if stable.compute_ms > 0 else 1.0
+            self.ratios[bisect_left(RATIOS, ratio)] += 1
 
     def frozen(self) -> PairedCounts:
         """Return the sums as they stand."""
         return PairedCounts(
             pairs=self.pairs, flips=self.flips, slower=self.slower, candidate_errors=self.candidate_errors
         )
+
+
+def distance(candidate: Outcome, stable: Outcome) -> float:
+    """Return how far apart the answers to a request's first item are, 0 for the same and 1 for nothing in common.
+
+    Classifiers whose scores are shares (0..1): total-variation distance. Anything else: the largest difference, in
+    relation to the largest magnitude in the two answers; it may exceed 1, and is infinite where their sizes differ.
+    """
+    ours, theirs = candidate.values, stable.values
+    if ours.shape != theirs.shape:
+        return math.inf
+    if ours.size == 0:
+        return 0.0
+    if candidate.confidence is not None and stable.confidence is not None:
+        # Of scores that do not add up to 1 (several labels at once), the distance of what they have in mean.
+        return float(np.abs(ours - theirs).sum() / max(1.0, 0.5 * (ours.sum() + theirs.sum()))) / 2
+    scale = max(float(np.abs(ours).max()), float(np.abs(theirs).max()))
+    if not 0 < scale < math.inf:
+        # All zero, or masked logits: alike where they are equal.
+        return 0.0 if bool((ours == theirs).all()) else math.inf
+    return float(np.abs(ours - theirs).max()) / scale
 
 
 def differs(candidate: Outcome, stable: Outcome) -> bool:

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Never
 
 import structlog
 
 from agent.core.plan import Applied, Plan, SlotState
-from agent.serving import routing
-from agent.serving.errors import InferenceTimeoutError, ModelUnavailableError
-from agent.serving.exchange import LiveRoute, Reply
+from agent.serving.applications import Applications
+from agent.serving.errors import DeadlinePassedError, InferenceTimeoutError, ModelUnavailableError
+from agent.serving.exchange import Reply
 from agent.serving.holdings import Holdings
+from agent.serving.learning import Learning
+from agent.serving.lines import live_routes
 from agent.serving.recorder import Recorder
-from agent.serving.workers import SHADOW_QUEUE_LENGTH
+from agent.serving.residency import NO_LIMITS
+from agent.serving.shadowing import Shadowing
 from shared.errors import ModelFailedError, NotFoundError, PipelineError, RetryableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from agent.core.plan import SlotSpec, Stats
-    from agent.serving.comparison import PairTally
-    from agent.serving.exchange import Ask
+    from agent.serving.exchange import Ask, LiveLine, LiveRoute
     from agent.serving.holdings import Prepared
     from agent.serving.instance import Instance
     from agent.serving.loading import LoadedModel
-    from agent.serving.requests import Outcome, Request
+    from agent.serving.requests import Outcome
+    from agent.serving.residency import Limits
+    from agent.serving.resident import Resident
+    from agent.serving.rewards import RewardLedger
     from shared.ids import BootId, ModelName, ReleaseId
 
 REQUEST_DEADLINE_S = 30.0
@@ -42,12 +47,26 @@ _log = structlog.get_logger(__name__)
 class Engine:
     """The loaded releases and their routes. All methods belong to the event loop."""
 
-    def __init__(self, *, boot_id: BootId, load: Callable[[SlotSpec], LoadedModel]) -> None:
-        """Start empty. `load` is called in a thread, and raises a LitefleetError for a slot that cannot be loaded."""
-        self._holdings = Holdings(load)
+    def __init__(
+        self,
+        *,
+        boot_id: BootId,
+        load: Callable[[SlotSpec], LoadedModel],
+        limits: Limits = NO_LIMITS,
+        learning: Learning | None = None,
+    ) -> None:
+        """Start empty. `load` is called in a thread, and raises a LitefleetError for a slot that cannot be loaded.
+
+        Without `learning` rewards are remembered in this process alone, for as long as it lives.
+        """
+        self._holdings = Holdings(load, limits=limits)
+        self._learning = learning or Learning.of_this_process()
         self._routes: Mapping[ModelName, LiveRoute] = {}
         self._converging = asyncio.Lock()
         self.recorder = Recorder(boot_id)
+        self._shadowing = Shadowing(self.recorder)
+        self.applications = Applications()
+        """Who may call, as the plan in force says."""
         self.serial = -1
         """Of the plan that is in force; -1 before the first."""
 
@@ -65,6 +84,11 @@ class Engine:
             raise ModelUnavailableError(model=model, why="starting: no plan yet")
         raise NotFoundError(kind="model", name=model)
 
+    @property
+    def residents(self) -> Collection[Resident]:
+        """Every release that this process holds, awake or asleep."""
+        return self._holdings.residents
+
     def holds(self, slot: SlotSpec) -> bool:
         """Whether this very release and file is loaded."""
         return self._holdings.holds(slot)
@@ -75,18 +99,26 @@ class Engine:
         `refused` names releases that are not even to be tried, and why.
         """
         async with self._converging:
-            prepared = await self._holdings.prepare(plan.slots, refused=refused or {})
+            prepared = await self._holdings.prepare(plan, refused=refused or {})
             self._swap(plan, prepared)
+        by_release = prepared.by_release
         states = tuple(
             SlotState(
                 model=slot.model,
                 release_id=slot.release_id,
                 loaded=prepared.errors[slot.release_id] is None,
                 error=prepared.errors[slot.release_id] or "",
+                asleep=prepared.asleep(slot),
+                probe=by_release[slot.release_id].probe if slot.release_id in by_release else None,
             )
             for slot in plan.slots
         )
         return Applied(serial=plan.serial, boot_id=self.recorder.boot_id, slots=states)
+
+    @property
+    def rewards(self) -> RewardLedger:
+        """What is known of rewards."""
+        return self._learning.ledger
 
     def stats(self) -> Stats:
         """Return everything measured in this life of the process."""
@@ -101,37 +133,40 @@ class Engine:
             PipelineError: the request does not fit the model; ModelFailedError: the model broke.
             RetryableError: the queue is full, or the model took too long.
         """
-        route = self.route(ask.model)
-        instance = route.pick(ask.version)
-        stable = route.shadow if instance is route.candidate and instance is route.primary else None
-        series, asked_s = self.recorder.series(instance.slot.model, instance.slot.release_id), time.monotonic()
+        route, learning = self.route(ask.model), self._learning
+        line, instance = route.choose(ask.version, ask.caller, learning.draw)
+        stable = line.shadow if instance is line.candidate and instance is line.primary else None
+        series, asked_s = self.recorder.series(line.line, instance.slot.release_id), time.monotonic()
         try:
-            outcome = await _run(instance, ask.request, deadline_s=_deadline_s(stable))
+            outcome = await _run(instance, ask, within_s=_deadline_s(stable), alone=_is_compared(line, instance))
         except (PipelineError, InferenceTimeoutError) as exc:
             if stable is not None:
-                return await self._rescue(ask, route, candidate=instance, stable=stable, failure=exc)
+                return await self._rescue(ask, route, line, candidate=instance, stable=stable, failure=exc)
             count = series.failed if _is_own_fault(exc) else series.refused
             count(exc, ask.caller.protocol, took_s=_since(ask.received_s))
             raise
         except RetryableError as exc:
             series.refused(exc, ask.caller.protocol, took_s=_since(ask.received_s))
             raise
-        return Reply(ask=ask, route=route, instance=instance, outcome=outcome, asked_s=asked_s)
+        return Reply(
+            ask=ask,
+            route=route,
+            line=line,
+            instance=instance,
+            outcome=outcome,
+            asked_s=asked_s,
+            reply_id=learning.reply_id(ask, route, line, instance) if route.chooser is not None else "",
+        )
 
     def finish(self, reply: Reply, *, ready_s: float) -> None:
         """Count an answer that was ready at `ready_s` (monotonic) and has been sent; then compare it."""
-        ask, route = reply.ask, reply.route
-        series = self.recorder.series(reply.instance.slot.model, reply.instance.slot.release_id)
-        series.answered(reply, ready_s=ready_s)
-        shadow = route.shadow
-        # A version asked for by name is answered and not compared: it is no sample of what callers send.
-        if shadow is None or route.candidate is None or reply.instance is not route.primary:
-            return
-        # Under load one shadow run may wait, so that a busy device still reaches a verdict; in quiet times, several.
-        is_busy = self._holdings.is_busy
-        shadow.run_shadow(
-            ask.request, lambda result: self._compare(reply, result), limit=1 if is_busy else SHADOW_QUEUE_LENGTH
-        )
+        self.recorder.series(reply.line.line, reply.instance.slot.release_id).answered(reply, ready_s=ready_s)
+        if reply.line.candidate is not None or reply.route.followers:
+            self._shadowing.after(reply, is_busy=self._holdings.is_busy)
+
+    async def unload_idle(self) -> Never:
+        """Unload what nobody has asked for, for as long as the process lives."""
+        await self._holdings.unload_idle()
 
     async def close(self) -> None:
         """Retire everything, and give the threads a moment to end."""
@@ -140,19 +175,11 @@ class Engine:
 
     def _swap(self, plan: Plan, prepared: Prepared) -> None:
         by_release = prepared.by_release
-        routes: dict[ModelName, LiveRoute] = {}
-        for route in plan.routes:
-            fitted = routing.resolve(route, prepared.errors)
-            routes[route.model] = LiveRoute(
-                model=route.model,
-                primary=by_release[fitted.primary] if fitted.primary else None,
-                shadow=by_release[fitted.shadow] if fitted.shadow else None,
-                candidate=by_release[fitted.candidate] if fitted.candidate else None,
-                max_latency_ratio=fitted.max_latency_ratio,
-                reason=fitted.reason,
-            )
+        self._learning.keep(plan)
+        routes = live_routes(plan, prepared, learn=self._learning.learn)
         # No await between: a request sees the old plan or the new one, never half of each.
         self._routes, self.serial = routes, plan.serial
+        self.applications.replace(plan.applications)
         retired = self._holdings.keep(prepared)
         self.recorder.hold(by_release)
         _log.info("plan_applied", serial=plan.serial, loaded=len(by_release), retired=retired)
@@ -161,16 +188,17 @@ class Engine:
         self,
         ask: Ask,
         route: LiveRoute,
+        line: LiveLine,
         *,
-        candidate: Instance,
-        stable: Instance,
+        candidate: Resident,
+        stable: Resident,
         failure: PipelineError | InferenceTimeoutError,
     ) -> Reply:
         """Let stable answer what the candidate could not: a bad candidate costs time, and no caller an answer."""
-        series, asked_s = self.recorder.series(candidate.slot.model, candidate.slot.release_id), time.monotonic()
+        series, asked_s = self.recorder.series(line.line, candidate.slot.release_id), time.monotonic()
         took_s = asked_s - ask.received_s
         try:
-            outcome = await _run(stable, ask.request, deadline_s=REQUEST_DEADLINE_S)
+            outcome = await _run(stable, ask, within_s=REQUEST_DEADLINE_S)
         except (PipelineError, RetryableError) as exc:
             # Both fail alike: most likely the request is wrong, and stable's word on it is the one that callers know.
             both = _is_own_fault(failure) and _is_own_fault(exc)
@@ -178,42 +206,55 @@ class Engine:
             count(failure, ask.caller.protocol, took_s=took_s)
             raise exc from failure
         series.failed(failure, ask.caller.protocol, took_s=took_s)
-        self._tally(route, candidate=candidate, stable=stable).count(
-            candidate=failure if isinstance(failure, PipelineError) else ModelFailedError(str(failure)),
-            stable=outcome,
-            max_ratio=route.max_latency_ratio,
-        )
+        self._shadowing.rescued(line, candidate=candidate, stable=stable, failure=failure, outcome=outcome)
         _log.warning("candidate_failed", model=ask.model, release_id=candidate.slot.release_id, error=str(failure))
-        return Reply(ask=ask, route=route, instance=stable, outcome=outcome, asked_s=asked_s, rescued=True)
-
-    def _compare(self, reply: Reply, result: Outcome | PipelineError) -> None:
-        """Count the shadow's run of a request that the primary has answered."""
-        route, shadow = reply.route, reply.route.shadow
-        if shadow is None:
-            return
-        if not isinstance(result, PipelineError):
-            self.recorder.series(shadow.slot.model, shadow.slot.release_id).ran(result)
-        if shadow is route.candidate:
-            tally = self._tally(route, candidate=shadow, stable=reply.instance)
-            tally.count(candidate=result, stable=reply.outcome, max_ratio=route.max_latency_ratio)
-        else:
-            tally = self._tally(route, candidate=reply.instance, stable=shadow)
-            tally.count(candidate=reply.outcome, stable=result, max_ratio=route.max_latency_ratio)
-
-    def _tally(self, route: LiveRoute, *, candidate: Instance, stable: Instance) -> PairTally:
-        return self.recorder.pairs(route.model, candidate=candidate.slot.release_id, stable=stable.slot.release_id)
+        return Reply(
+            ask=ask,
+            route=route,
+            line=line,
+            instance=stable,
+            outcome=outcome,
+            asked_s=asked_s,
+            rescued=True,
+            reply_id=self._learning.reply_id(ask, route, line, stable) if route.chooser is not None else "",
+        )
 
 
-async def _run(instance: Instance, request: Request, *, deadline_s: float) -> Outcome:
-    with instance.used():
-        try:
-            async with asyncio.timeout(deadline_s):
-                return await instance.run(request)
-        except TimeoutError as exc:
-            raise InferenceTimeoutError(f"the model did not answer within {deadline_s:g} s") from exc
+async def _run(resident: Resident, ask: Ask, *, within_s: float, alone: bool = False) -> Outcome:
+    """Answer within so many seconds, and before the caller's own deadline."""
+    latest_s, own_s = time.monotonic() + within_s, ask.caller.deadline_s
+    deadline_s = latest_s if own_s is None else min(latest_s, own_s)
+    try:
+        with resident.used():
+            instance = resident.instance or await _awake(resident, deadline_s)
+            outcome = await instance.run(ask.request, deadline_s=deadline_s, alone=alone)
+    except DeadlinePassedError as exc:
+        if deadline_s == own_s:
+            raise
+        raise InferenceTimeoutError(f"the model did not answer within {within_s:g} s") from exc
+    if own_s is not None and time.monotonic() > own_s:
+        raise DeadlinePassedError
+    return outcome
 
 
-def _deadline_s(stable: Instance | None) -> float:
+async def _awake(resident: Resident, deadline_s: float) -> Instance:
+    try:
+        async with asyncio.timeout(deadline_s - time.monotonic()):
+            return await resident.awake()
+    except TimeoutError:
+        raise DeadlinePassedError from None
+
+
+def _is_compared(line: LiveLine, instance: Resident) -> bool:
+    """Tell whether the other release is to run this request, too.
+
+    Then neither runs it in a batch, which one of them might have to itself and the other share.
+    """
+    other = line.beside(instance)
+    return other is not None and other.takes_shadows
+
+
+def _deadline_s(stable: Resident | None) -> float:
     if stable is None:
         return REQUEST_DEADLINE_S
     return min(REQUEST_DEADLINE_S, max(RESCUE_DEADLINE_S, 10 * stable.probe_ms / 1000))

@@ -15,7 +15,7 @@ from shared.metrics import CALLS, MetricKind
 from shared.sketches import Sketch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from agent.core.plan import SlotSpec
     from agent.serving.exchange import CallProtocol, Reply
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shared.errors import LitefleetError
     from shared.ids import BootId, ModelName, ReleaseId
 
+    Pair = tuple[ModelName, ReleaseId, ReleaseId]
 
 GONE_KEPT: Final = 32
 """Releases remembered after they left: control reads at least every minute, and no minute sees so many come and go."""
@@ -128,7 +129,8 @@ class Recorder:
     def __init__(self, boot_id: BootId) -> None:
         self.boot_id = boot_id
         self._series: dict[tuple[ModelName, ReleaseId], Series] = {}
-        self._pairs: dict[tuple[ModelName, ReleaseId, ReleaseId], PairTally] = {}
+        self._pairs: dict[Pair, PairTally] = {}
+        self._shadows: dict[Pair, PairTally] = {}
         self._versions: dict[ReleaseId, int] = {}
 
     def series(self, model: ModelName, release: ReleaseId) -> Series:
@@ -136,9 +138,13 @@ class Recorder:
         found = self._series.get((model, release))
         return self._series.setdefault((model, release), Series()) if found is None else found
 
-    def pairs(self, model: ModelName, *, candidate: ReleaseId, stable: ReleaseId) -> PairTally:
-        """Return the comparison of two releases, empty at first; which of the two answers makes no difference."""
-        return self._pairs.setdefault((model, candidate, stable), PairTally())
+    def pairs(self, model: ModelName, *, candidate: ReleaseId, stable: ReleaseId, by_rule: bool = False) -> PairTally:
+        """Return the comparison of two releases, empty at first; which of the two answers makes no difference.
+
+        `by_rule`: of a traffic rule's shadow (`candidate`, on its own line) with who answered.
+        """
+        held = self._shadows if by_rule else self._pairs
+        return held.setdefault((model, candidate, stable), PairTally())
 
     def hold(self, held: Mapping[ReleaseId, Held]) -> None:
         """Forget the releases that left longest ago, or a process that lives for years would keep every one it saw."""
@@ -156,6 +162,7 @@ class Recorder:
             return
         self._series = {key: kept for key, kept in self._series.items() if key[1] not in dropped}
         self._pairs = {key: kept for key, kept in self._pairs.items() if not dropped.intersection(key[1:])}
+        self._shadows = {key: kept for key, kept in self._shadows.items() if not dropped.intersection(key[1:])}
 
     def version_of(self, release: ReleaseId) -> str:
         """Return the number by which callers address a release; the release itself where nobody told it."""
@@ -168,9 +175,14 @@ class Recorder:
         return self._series
 
     @property
-    def every_pair(self) -> Mapping[tuple[ModelName, ReleaseId, ReleaseId], PairTally]:
-        """All comparisons, by model, candidate and stable."""
+    def every_pair(self) -> Mapping[Pair, PairTally]:
+        """All comparisons of candidates, by line, candidate and stable."""
         return self._pairs
+
+    @property
+    def every_shadow(self) -> Mapping[Pair, PairTally]:
+        """All comparisons of rules' shadows, by the shadow's line, the shadow and who answered."""
+        return self._shadows
 
     def stats(self) -> Stats:
         """Return everything; the sketches are the live ones, to be encoded before the loop goes on."""
@@ -180,8 +192,18 @@ class Recorder:
                 SeriesStats(model=model, release_id=release, counts=series.counts, sketches=series.sketches)
                 for (model, release), series in self._series.items()
             ),
-            pairs=tuple(
-                PairStats(model=model, candidate=candidate, stable=stable, counts=tally.frozen())
-                for (model, candidate, stable), tally in self._pairs.items()
-            ),
+            pairs=(*_told(self._pairs, by_rule=False), *_told(self._shadows, by_rule=True)),
+        )
+
+
+def _told(pairs: Mapping[Pair, PairTally], *, by_rule: bool) -> Iterator[PairStats]:
+    for (model, candidate, stable), tally in pairs.items():
+        yield PairStats(
+            model=model,
+            candidate=candidate,
+            stable=stable,
+            counts=tally.frozen(),
+            by_rule=by_rule,
+            distances=tuple(tally.distances),
+            ratios=tuple(tally.ratios),
         )

@@ -21,6 +21,7 @@ class Resolved:
     candidate: ReleaseId | None
     """Set only while both of the comparison are loaded."""
     max_latency_ratio: float
+    canary_share: float
     reason: str
     """Why there is no primary; empty when there is one."""
 
@@ -39,6 +40,7 @@ def resolve(route: Route, errors: Mapping[ReleaseId, str | None]) -> Resolved:
         shadow=shadow,
         candidate=route.candidate if primary and shadow and route.candidate in {primary, shadow} else None,
         max_latency_ratio=route.max_latency_ratio,
+        canary_share=route.canary_share,
         reason="" if primary else _why(route, errors),
     )
 

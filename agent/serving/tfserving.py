@@ -23,7 +23,7 @@ from agent.serving.api import caller_of, json_answer, problem, read_body, send
 from agent.serving.exchange import Ask, CallProtocol
 from agent.serving.requests import ClassifyRequest, InferRequest, NamedTensor
 from shared.decoding import MALFORMED
-from shared.errors import InvalidInputError, NotFoundError
+from shared.errors import InvalidInputError
 from shared.ids import ModelName
 
 if TYPE_CHECKING:
@@ -200,11 +200,7 @@ def _pick(route: LiveRoute, request: web.Request) -> Resident:
     label = request.match_info.get("label")
     if label is None:
         return route.pick(request.match_info.get("version"))
-    default = route.pick(None)
-    for each in route.answering():
-        if label == ("canary" if each is route.candidate else "stable"):
-            return each
-    raise NotFoundError(kind="version label", name=f"{default.slot.model}/{label}")
+    return route.labelled(label)
 
 
 def _available(instance: Resident) -> dict[str, object]:

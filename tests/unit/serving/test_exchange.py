@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from agent.serving.batching import Batcher
 from agent.serving.errors import ModelUnavailableError
-from agent.serving.exchange import LiveRoute
+from agent.serving.exchange import LiveLine, LiveRoute
 from agent.serving.instance import Instance
 from agent.serving.lane import Lane
 from agent.serving.loading import LoadedModel
 from agent.serving.traffic import Traffic
 from shared.errors import NotFoundError
 from shared.pipeline import MODEL_ONLY
+from shared.probe import ExecutionMode, ModelProbe, ThreadTiming
+from shared.traffic import MAIN
 from tests.support import models
 from tests.support.interpreters import DirectedInterpreter
 from tests.support.serving import CANDIDATE, MODEL, STABLE, make_slot
@@ -30,15 +33,26 @@ if TYPE_CHECKING:
 def _instance(folder: Path, release: ReleaseId, version: int) -> Instance:
     slot = make_slot(folder, models.one_hot_classifier(), release=release, version=version)
     lane = Lane(MODEL_ONLY, DirectedInterpreter(lambda items: items))
-    return Instance(slot, LoadedModel(lanes=(lane,), inline=None, probe_ms=1.0), loop=asyncio.get_running_loop())
+    probe = ModelProbe(
+        mode=ExecutionMode.WORKERS, workers=1, threads=1, by_threads=(ThreadTiming(threads=1, p50_ms=1.0),)
+    )
+    loaded = LoadedModel(workers=(Batcher(lane, {}, {}),), inline=None, probe=probe, least_ms=1.0)
+    return Instance(slot, loaded, loop=asyncio.get_running_loop())
 
 
 @pytest.fixture
 async def route(tmp_path: Path) -> AsyncIterator[LiveRoute]:
     stable, candidate = _instance(tmp_path, STABLE, 1), _instance(tmp_path, CANDIDATE, 2)
-    yield LiveRoute(
-        model=MODEL, primary=stable, shadow=candidate, candidate=candidate, max_latency_ratio=2.0, reason=""
+    line = LiveLine(
+        line=MODEL,
+        variant=MAIN,
+        primary=stable,
+        shadow=candidate,
+        candidate=candidate,
+        max_latency_ratio=2.0,
+        reason="",
     )
+    yield LiveRoute(model=MODEL, lines={MAIN: line})
     for each in (stable, candidate):
         each.retire()
 
@@ -58,8 +72,9 @@ async def test_request_for_a_version_that_answers_nobody_is_refused(route: LiveR
 
 
 async def test_stable_still_answers_by_version_while_the_candidate_is_primary(route: LiveRoute) -> None:
-    tried = replace(route, primary=route.candidate, shadow=route.primary)
-    assert tried.pick(None) is route.candidate
+    line = route.default
+    tried = replace(route, lines={MAIN: replace(line, primary=line.candidate, shadow=line.primary)})
+    assert tried.pick(None) is line.candidate
     assert tried.pick("1") is route.primary
     assert [each.slot.version_number for each in tried.answering()] == [2, 1]
 
@@ -68,7 +83,7 @@ async def test_stable_still_answers_by_version_while_the_candidate_is_primary(ro
 async def test_route_without_a_primary_says_why_and_lets_no_shadow_answer(
     route: LiveRoute, version: str | None
 ) -> None:
-    empty = replace(route, primary=None, reason="damaged: model.tflite")
+    empty = replace(route, lines={MAIN: replace(route.default, primary=None, reason="damaged: model.tflite")})
     with pytest.raises(ModelUnavailableError, match=r"damaged: model\.tflite"):
         empty.pick(version)
 
