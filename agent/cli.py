@@ -71,6 +71,14 @@ def _parser() -> argparse.ArgumentParser:
         "--http-port", type=_port, default=8080, metavar="N", help="loopback port (%(default)s); 0 = any"
     )
     serve.add_argument("--grpc-port", type=_port, metavar="N", help="loopback port for gRPC too; 0 = any")
+    serve.add_argument("--unix-socket", type=Path, metavar="PATH", help="unix socket too, for this user's group")
+    serve.add_argument(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="origin whose pages may call from a browser; repeatable",
+    )
 
     status = commands.add_parser("status", help="show who this device is and what it holds")
     status.add_argument("--state", type=Path, required=True, metavar="DIR", help="the agent's state folder")
@@ -92,7 +100,7 @@ def _do(asked: argparse.Namespace) -> int:
         case "run":
             return _run(asked.config)
         case "serve":
-            return _serve(asked.file, asked.name, asked.http_port, asked.grpc_port)
+            return _serve(asked)
         case _:
             return _status(asked.state.absolute(), as_json=asked.output == "json")
 
@@ -135,10 +143,16 @@ def _run(config: Path) -> int:
     os.execv(sys.executable, [sys.executable, "-m", "agent", "--config", str(config)])  # noqa: S606 - no shell is wanted
 
 
-def _serve(file: Path, name: str, http_port: int, grpc_port: int | None) -> int:
-    from agent.serving.local import serve_file
+def _serve(asked: argparse.Namespace) -> int:
+    from agent.serving.local import LocalDoors, serve_file
 
-    serve_file(file, name=name, http_port=http_port, grpc_port=grpc_port)
+    doors = LocalDoors(
+        http_port=asked.http_port,
+        grpc_port=asked.grpc_port,
+        unix_socket=asked.unix_socket,
+        cors_origins=tuple(asked.cors_origin),
+    )
+    serve_file(asked.file, name=asked.name, doors=doors)
     return EXIT_OK
 
 

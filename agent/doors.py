@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 INFER_SOCKET = "infer.sock"
 """Name, in the run folder, of the unix socket of the inference API."""
 
+GROUP_MAY_CALL = 0o660
+"""Permissions of that socket."""
+
 _BACKLOG = 1024  # callers who wait while serving starts again; the kernel caps it at net.core.somaxconn
-_GROUP_MAY_CALL = 0o660
 
 
 class Settings(NamedTuple):
@@ -156,8 +158,10 @@ def _listen_unix(settings: Settings) -> socket.socket:
         group_id = grp.getgrnam(group).gr_gid if group else -1
     except KeyError as exc:
         raise OSError(f"infer_socket_group {group} is no group of this machine") from exc
+    if path.exists() and not path.is_socket():
+        raise OSError(f"infer_socket {path} is a file that something else has written: set another infer_socket")
     try:
-        return listen_unix(path, mode=_GROUP_MAY_CALL, group_id=group_id, backlog=_BACKLOG)
+        return listen_unix(path, mode=GROUP_MAY_CALL, group_id=group_id, backlog=_BACKLOG)
     except OSError as exc:
         raise OSError(
             f"infer_socket {path} cannot be used: {exc.strerror}\nset another infer_socket, or an infer_socket_group "

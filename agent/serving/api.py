@@ -16,13 +16,22 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from aiohttp import web
 
-from agent.serving.errors import InferenceTimeoutError, ModelUnavailableError, NotAllowedError, QueueFullError
+from agent.serving.access import APPLICATION
+from agent.serving.errors import (
+    InferenceTimeoutError,
+    KeyRefusedError,
+    ModelUnavailableError,
+    NotAllowedError,
+    QueueFullError,
+    QuotaSpentError,
+)
 from agent.serving.exchange import Caller
 from shared.errors import InvalidInputError, LitefleetError, ModelFailedError, NotFoundError, RetryableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from agent.serving.access import Access
     from agent.serving.engine import Engine
     from agent.serving.exchange import CallProtocol, Reply
     from agent.serving.traffic import Traffic
@@ -37,23 +46,25 @@ KEY_HEADER: Final = "Litefleet-Key"
 """What a request should be answered by the same variant for."""
 TIMEOUT_HEADER: Final = "Litefleet-Timeout-Ms"
 """After how many milliseconds the caller has no more use for an answer."""
-APPLICATION: Final = "application"
-"""Key in a request under which stands whose key it carried."""
 
 _BODY_DEADLINE_S = 30.0
+_REALM: Final = 'Bearer realm="litefleet"'
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
 
 
-def create_app(routes: Iterable[web.RouteDef], traffic: Traffic, *, unverified: str = "") -> web.Application:
+def create_app(
+    routes: Iterable[web.RouteDef], traffic: Traffic, access: Access, *, unverified: str = ""
+) -> web.Application:
     """Return the application. `unverified` says, with every answer, why nothing vouches for what is served."""
 
     @web.middleware
     async def counted(request: web.Request, handler: Endpoint) -> web.StreamResponse:
         with traffic.request():
-            return await _as_problem(request, handler)
+            return await _as_problem(request, handler, access)
 
-    async def mark(_request: web.Request, response: web.StreamResponse) -> None:
+    async def mark(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(access.cors_headers(request))
         if unverified:
             response.headers[UNVERIFIED_HEADER] = unverified
         if traffic.is_ending:
@@ -77,25 +88,34 @@ async def send(engine: Engine, request: web.Request, reply: Reply, response: web
     return response
 
 
-async def _as_problem(request: web.Request, handler: Endpoint) -> web.StreamResponse:
+async def _as_problem(request: web.Request, handler: Endpoint, access: Access) -> web.StreamResponse:
     try:
-        return await handler(request)
+        said = access.enter(request)
+        return await handler(request) if said is None else said
     except web.HTTPException as exc:
         if exc.status < HTTPStatus.BAD_REQUEST:
             raise
         return problem(HTTPStatus(exc.status), "http", exc.text or exc.reason, headers=_allowed(exc))
     except LitefleetError as exc:
-        why = exc.why if isinstance(exc, ModelUnavailableError) else ""
-        return problem(_status(exc), why or exc.reason, str(exc), headers=_retry_after(exc))
+        return problem(status_of(exc), reason_of(exc), str(exc), headers=_how_to_go_on(exc))
 
 
-def _status(error: LitefleetError) -> HTTPStatus:
+def reason_of(error: LitefleetError) -> str:
+    """Return the word for programs."""
+    why = error.why if isinstance(error, ModelUnavailableError) else ""
+    return why or error.reason
+
+
+def status_of(error: LitefleetError) -> HTTPStatus:
+    """Return how HTTP names an error."""
     match error:
+        case KeyRefusedError():
+            return HTTPStatus.UNAUTHORIZED
         case NotFoundError():
             return HTTPStatus.NOT_FOUND
         case NotAllowedError():
             return HTTPStatus.FORBIDDEN
-        case QueueFullError():
+        case QueueFullError() | QuotaSpentError():
             return HTTPStatus.TOO_MANY_REQUESTS
         case InferenceTimeoutError() | RetryableError():
             return HTTPStatus.SERVICE_UNAVAILABLE
@@ -121,11 +141,19 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 def problem(status: HTTPStatus, reason: str, detail: str, *, headers: dict[str, str] | None = None) -> web.Response:
     """Return a problem; `reason` is a word for programs, `detail` a sentence for people."""
+    return web.Response(status=status, body=problem_body(status, reason, detail), content_type=PROBLEM, headers=headers)
+
+
+def problem_body(status: HTTPStatus, reason: str, detail: str) -> bytes:
+    """Return a problem as JSON."""
     body = Problem(title=status.phrase, status=int(status), detail=detail, reason=reason, error=detail)
-    return web.Response(status=status, body=msgspec.json.encode(body), content_type=PROBLEM, headers=headers)
+    return msgspec.json.encode(body)
 
 
-def _retry_after(error: LitefleetError) -> dict[str, str]:
+def _how_to_go_on(error: LitefleetError) -> dict[str, str]:
+    if isinstance(error, KeyRefusedError):
+        # RFC 6750, section 3: whoever sent no key is not told of an error.
+        return {"WWW-Authenticate": _REALM if error.is_missing else f'{_REALM}, error="invalid_token"'}
     return {"Retry-After": str(math.ceil(error.retry_after_s))} if isinstance(error, RetryableError) else {}
 
 

@@ -27,7 +27,36 @@ class InferenceTimeoutError(RetryableError):
     reason = "timed_out"
 
 
+class DeadlinePassedError(RetryableError):
+    """The caller's own deadline passed, or is too near for an answer; that is no fault of the model."""
+
+    reason = "deadline_passed"
+
+    def __init__(self) -> None:
+        super().__init__("no answer before the request's deadline", retry_after_s=1.0)
+
+
 class NotAllowedError(PermanentError):
     """Nothing is wrong with the request, but it is not the caller's to make."""
 
     reason = "not_allowed"
+
+
+class KeyRefusedError(PermanentError):
+    """A key is needed and there is none, or the one there is belongs to nobody. It never says which key."""
+
+    reason = "key_refused"
+
+    def __init__(self, message: str, *, is_missing: bool) -> None:
+        super().__init__(message)
+        self.is_missing = is_missing
+
+
+class QuotaSpentError(RetryableError):
+    """The application has asked as often as it may for now."""
+
+    reason = "quota_spent"
+
+    def __init__(self, application: str, *, retry_after_s: float) -> None:
+        super().__init__(f"application {application!r} has spent its quota", retry_after_s=retry_after_s)
+        self.application = application

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from agent.core.plan import Plan, Route, SlotSpec
+from agent.doors import GROUP_MAY_CALL
 from agent.serving import protocols
+from agent.serving.access import Access
 from agent.serving.api import create_app
+from agent.serving.cors import check_origins
 from agent.serving.engine import Engine
 from agent.serving.loading import MANIFEST_FILE, MODEL_FILE, LoadedModel, load_model, open_litert
+from agent.serving.sockets import listen_unix
 from agent.serving.traffic import Traffic
 from shared import manifest
 from shared.clock import SystemClock, mint_id
@@ -26,14 +32,42 @@ from shared.pipeline import MODEL_ONLY
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.serving.protocols import Listening
     from shared.pipeline import PipelineSpec
 
 UNVERIFIED = "local file: no signature was checked, no rollout stands behind it"
 _LOCAL = ReleaseId("local")
 
 
-def serve_file(path: Path, *, name: str, http_port: int, grpc_port: int | None = None, host: str = "127.0.0.1") -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalDoors:
+    """Where a development server is asked. Only from this machine, so that it asks nobody for a key."""
+
+    http_port: int
+    """0 takes a free one."""
+    grpc_port: int | None = None
+    """None: gRPC is not spoken."""
+    unix_socket: Path | None = None
+    """Path of a unix socket for the members of this user's group; None: there is none."""
+    host: str = "127.0.0.1"
+    cors_origins: tuple[str, ...] = ()
+    """Whose pages in a browser may call; see `agent.config`."""
+
+    def check(self) -> None:
+        """Raise InvalidInputError for what would not be this machine alone, is no origin, or would cost a file."""
+        try:
+            is_loopback = ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            is_loopback = False
+        if not is_loopback:
+            problem = f"{self.host} is no loopback address"
+            raise InvalidInputError(field="host", problem=problem, remedy="use 127.0.0.1 or ::1")
+        check_origins(self.cors_origins, field="cors_origin")
+        path = self.unix_socket
+        if path is not None and path.exists() and not path.is_socket():
+            raise InvalidInputError(field="unix_socket", problem=f"{path} is a file", remedy="name another place")
+
+
+def serve_file(path: Path, *, name: str, doors: LocalDoors) -> None:
     """Serve a `.tflite` file, or a release's folder with its pipeline, until SIGINT or SIGTERM.
 
     Raises:
@@ -41,14 +75,9 @@ def serve_file(path: Path, *, name: str, http_port: int, grpc_port: int | None =
         InvalidIdError: the name is no slug.
         ModelLoadError: the runtime refuses the file, or its pipeline does not fit it.
     """
-    try:
-        is_loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_loopback = False
-    if not is_loopback:
-        raise InvalidInputError(field="host", problem=f"{host} is no loopback address", remedy="use 127.0.0.1 or ::1")
+    doors.check()
     model, pipeline = _read(path)
-    asyncio.run(_serve(model, pipeline, name=model_name(name), host=host, http_port=http_port, grpc_port=grpc_port))
+    asyncio.run(_serve(model, pipeline, name=model_name(name), doors=doors))
 
 
 class LocalLoading:
@@ -72,9 +101,7 @@ class LocalLoading:
         await self._engine.apply(Plan(serial=self._plan.serial, routes=(withheld,)))
 
 
-async def _serve(
-    model: bytes, pipeline: PipelineSpec, *, name: ModelName, host: str, http_port: int, grpc_port: int | None
-) -> None:
+async def _serve(model: bytes, pipeline: PipelineSpec, *, name: ModelName, doors: LocalDoors) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -87,30 +114,53 @@ async def _serve(
     applied = await engine.apply(_plan(name, model))
     if not applied.slots[0].loaded:
         raise ModelLoadError(applied.slots[0].error)
-    loading, traffic = LocalLoading(engine, _plan(name, model)), Traffic()
-    routes = protocols.routes(engine, unverified=UNVERIFIED, loading=loading)
-    runner = web.AppRunner(create_app(routes, traffic, unverified=UNVERIFIED), access_log=None)
-    await runner.setup()
-    listening: list[Listening] = []
     try:
-        await web.TCPSite(runner, host, http_port).start()
-        _say(f"UNVERIFIED {UNVERIFIED}")
-        _say(f"serving {name} on http://{host}:{runner.addresses[0][1]}/v2/models/{name}")
-        if grpc_port is not None:
-            server, bound = await protocols.listen_grpc(
-                engine, traffic, host=host, port=grpc_port, unverified=UNVERIFIED, loading=loading
-            )
-            listening.append(server)
-            _say(f"serving {name} over gRPC on {host}:{bound}")
-        await stop.wait()
-    except OSError as exc:
-        problem = f"{http_port} on {host} cannot be used: {exc.strerror}"
-        raise InvalidInputError(field="http_port", problem=problem, remedy="choose another") from exc
+        async with contextlib.AsyncExitStack() as undo:
+            await _listen(undo, engine, name, LocalLoading(engine, _plan(name, model)), doors)
+            await stop.wait()
     finally:
-        for each in listening:
-            await each.stop()
-        await runner.cleanup()
         await engine.close()
+
+
+async def _listen(
+    undo: contextlib.AsyncExitStack, engine: Engine, name: ModelName, loading: LocalLoading, doors: LocalDoors
+) -> None:
+    traffic, access = Traffic(), Access(engine, origins=doors.cors_origins)
+    routes = protocols.routes(engine, unverified=UNVERIFIED, loading=loading)
+    runner = web.AppRunner(create_app(routes, traffic, access, unverified=UNVERIFIED), access_log=None)
+    await runner.setup()
+    undo.push_async_callback(runner.cleanup)
+    try:
+        await web.TCPSite(runner, doors.host, doors.http_port).start()
+    except OSError as exc:
+        problem = f"{doors.http_port} on {doors.host} cannot be used: {exc.strerror}"
+        raise InvalidInputError(field="http_port", problem=problem, remedy="choose another") from exc
+    _say(f"UNVERIFIED {UNVERIFIED}")
+    _say(f"serving {name} on http://{doors.host}:{runner.addresses[0][1]}/v2/models/{name}")
+    if doors.unix_socket is not None:
+        await _listen_unix(runner, doors.unix_socket)
+        _say(f"serving {name} on unix:{doors.unix_socket}")
+    if doors.grpc_port is not None:
+        server, bound = await protocols.listen_grpc(
+            engine,
+            traffic,
+            access,
+            host=doors.host,
+            port=doors.grpc_port,
+            unverified=UNVERIFIED,
+            loading=loading,
+        )
+        undo.push_async_callback(server.stop)
+        _say(f"serving {name} over gRPC on {doors.host}:{bound}")
+
+
+async def _listen_unix(runner: web.AppRunner, path: Path) -> None:
+    try:
+        listener = listen_unix(path, mode=GROUP_MAY_CALL)
+    except OSError as exc:
+        problem = f"{path} cannot be used: {exc.strerror}"
+        raise InvalidInputError(field="unix_socket", problem=problem, remedy="name another place") from exc
+    await web.SockSite(runner, listener).start()
 
 
 def _read(path: Path) -> tuple[bytes, PipelineSpec]:

@@ -6,8 +6,10 @@ Source: kserve/open-inference-protocol, specification/protocol/inference_grpc.md
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import time
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
 import grpc
@@ -17,7 +19,13 @@ import structlog
 from agent.serving import grpc_tensors, standing
 from agent.serving import open_inference_pb2 as wire
 from agent.serving.api import KEY_HEADER, MAX_BODY_BYTES
-from agent.serving.errors import ModelUnavailableError, NotAllowedError, QueueFullError
+from agent.serving.errors import (
+    KeyRefusedError,
+    ModelUnavailableError,
+    NotAllowedError,
+    QueueFullError,
+    QuotaSpentError,
+)
 from agent.serving.exchange import Ask, Caller, CallProtocol
 from shared.errors import InvalidInputError, LitefleetError, ModelFailedError, NotFoundError, RetryableError
 from shared.ids import ModelName
@@ -26,8 +34,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import Any
 
+    from agent.serving.access import Access
     from agent.serving.engine import Engine
     from agent.serving.standing import Loading
+    from agent.serving.tls import CertificatePair, ServerCertificate
     from agent.serving.traffic import Traffic
 
     # Any of the generated messages: the table of methods pairs each method with its own.
@@ -43,26 +53,42 @@ _OPTIONS = (
     ("grpc.so_reuseport", 0),
 )
 _STOP_S = 5.0
+_HEALTH = frozenset({"ServerLive", "ServerReady"})
+"""What takes no key; see `access.HEALTH`."""
+
+_AUTHORIZATION = "authorization"
+_application = ContextVar("application", default="")
+"""Whose key a call carried. Every call runs in a context of its own."""
 
 _log = structlog.get_logger(__name__)
 
 
 class GrpcServer:
-    """The protocol on one loopback port."""
+    """The protocol on one port: loopback, or TLS."""
 
     def __init__(
-        self, engine: Engine, traffic: Traffic, *, unverified: str = "", loading: Loading | None = None
+        self, engine: Engine, traffic: Traffic, access: Access, *, unverified: str = "", loading: Loading | None = None
     ) -> None:
         """Make it; see `oip.routes`. Belongs to the running event loop."""
-        self._service = _Service(engine, traffic, unverified=unverified, loading=loading or standing.FleetDecides())
+        loading = loading or standing.FleetDecides()
+        self._service = _Service(engine, traffic, access, unverified=unverified, loading=loading)
         self._server = grpc.aio.server(options=_OPTIONS)
         self._server.add_generic_rpc_handlers((self._service.handlers(),))
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen; returns the port, which differs where `port` is 0. Raises InvalidInputError for one that is taken."""
+    async def start(self, host: str, port: int, *, certificate: ServerCertificate | None = None) -> int:
+        """Listen; returns the port, which differs where `port` is 0.
+
+        Raises:
+            InvalidInputError: the port is taken, or other machines would reach it without TLS.
+        """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = self._server.add_insecure_port(address)
+            if certificate is not None:
+                bound = self._server.add_secure_port(address, _credentials(certificate))
+            elif ipaddress.ip_address(host).is_loopback:
+                bound = self._server.add_insecure_port(address)
+            else:
+                raise InvalidInputError(field="grpc_port", problem=f"{host} needs TLS", remedy="set tls_certificate")
         except RuntimeError as exc:
             problem = f"{port} on {host} cannot be used"
             raise InvalidInputError(field="grpc_port", problem=problem, remedy="choose another") from exc
@@ -77,8 +103,8 @@ class GrpcServer:
 class _Service:
     """The methods over one engine."""
 
-    def __init__(self, engine: Engine, traffic: Traffic, *, unverified: str, loading: Loading) -> None:
-        self._engine, self._traffic = engine, traffic
+    def __init__(self, engine: Engine, traffic: Traffic, access: Access, *, unverified: str, loading: Loading) -> None:
+        self._engine, self._traffic, self._access = engine, traffic, access
         self._unverified, self._loading = unverified, loading
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -99,7 +125,7 @@ class _Service:
             SERVICE,
             {
                 name: grpc.unary_unary_rpc_method_handler(
-                    self._answered(method),
+                    self._answered(name, method),
                     request_deserializer=kind.FromString,
                     response_serializer=lambda answer: answer.SerializeToString(),
                 )
@@ -108,20 +134,37 @@ class _Service:
         )
 
     def _answered(
-        self, method: Callable[[Message, Context], Awaitable[Message]]
+        self, name: str, method: Callable[[Message, Context], Awaitable[Message]]
     ) -> Callable[[Message, Context], Awaitable[Message]]:
-        """Return the method with errors told as the protocol's codes."""
+        """Return the method with callers checked, and errors told as the protocol's codes."""
 
         async def call(asked: Message, context: Context) -> Message:
             with self._traffic.request():
                 try:
+                    if name not in _HEALTH:
+                        self._check(asked, context)
                     return await method(asked, context)
                 except LitefleetError as exc:
                     code, text = _code(exc), f"{exc.reason}: {exc}"
-            await context.abort(code, text)
+                    wait = _retry_after(exc)
+            await context.abort(code, text, wait)
             return None
 
         return call
+
+    def _check(self, asked: Message, context: Context) -> None:
+        """Let a call in as `Access.enter` does a request."""
+        authorization = next(
+            (value for name, value in context.invocation_metadata() or () if name == _AUTHORIZATION), ""
+        )
+        if not authorization:
+            self._access.check_keyless()
+            return
+        # `ServerMetadata` and `RepositoryIndex` name no model; an empty name asks for the figures of all.
+        model = getattr(asked, "model_name", "") or getattr(asked, "name", "")
+        of_all = not model and isinstance(asked, wire.ModelStatisticsRequest)
+        application = self._access.admit(str(authorization), ModelName(model) if model else None, of_all=of_all)
+        _application.set(application)
 
     async def _live(self, _asked: Message, _context: Context) -> Message:
         return wire.ServerLiveResponse(live=True)
@@ -199,9 +242,11 @@ class _Service:
 
 def _caller(context: Context, *, received_s: float) -> Caller:
     """Return who calls, as metadata and deadline of the call say."""
-    headers = {str(name): str(value) for name, value in context.invocation_metadata() or ()}
+    metadata = context.invocation_metadata() or ()
+    headers = {str(name): str(value) for name, value in metadata if name != _AUTHORIZATION}
     return Caller(
         protocol=CallProtocol.OIP_GRPC,
+        application=_application.get(),
         key=headers.get(KEY_HEADER.lower(), ""),
         headers=headers,
         # None where the caller set no deadline, whatever the library's types say.
@@ -209,13 +254,43 @@ def _caller(context: Context, *, received_s: float) -> Caller:
     )
 
 
+def _retry_after(error: LitefleetError) -> tuple[tuple[str, str], ...]:
+    """Return, as trailing metadata, in how many seconds to call again."""
+    return (("retry-after", str(math.ceil(error.retry_after_s))),) if isinstance(error, RetryableError) else ()
+
+
+def _credentials(certificate: ServerCertificate) -> grpc.ServerCredentials:
+    """Return TLS with whatever pair is the newest at each handshake."""
+    given: list[CertificatePair | None] = [certificate.pair]
+
+    def newest() -> grpc.ServerCertificateConfiguration | None:
+        pair = certificate.pair
+        if pair is None or pair is given[0]:
+            return None
+        given[0] = pair
+        return _configuration(pair)
+
+    first = _configuration(certificate.pair)
+    # The library takes None for no change, whatever its types say.
+    return grpc.dynamic_ssl_server_credentials(first, newest, require_client_authentication=False)  # type: ignore[arg-type] # as above
+
+
+def _configuration(pair: CertificatePair | None) -> grpc.ServerCertificateConfiguration:
+    if pair is None:
+        remedy = "mend the files named in the log, and start the agent again"
+        raise InvalidInputError(field="tls_certificate", problem="cannot be used for gRPC", remedy=remedy)
+    return grpc.ssl_server_certificate_configuration([(pair.key, pair.certificate)])
+
+
 def _code(error: LitefleetError) -> grpc.StatusCode:
     match error:
+        case KeyRefusedError():
+            return grpc.StatusCode.UNAUTHENTICATED
         case NotFoundError():
             return grpc.StatusCode.NOT_FOUND
         case NotAllowedError():
             return grpc.StatusCode.PERMISSION_DENIED
-        case QueueFullError():
+        case QueueFullError() | QuotaSpentError():
             return grpc.StatusCode.RESOURCE_EXHAUSTED
         case RetryableError():
             return grpc.StatusCode.UNAVAILABLE

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,14 +17,18 @@ import structlog
 from aiohttp import web
 
 from agent import config, logs
+from agent.doors import is_loopback
 from agent.serving import protocols
+from agent.serving.access import Access
 from agent.serving.api import create_app
 from agent.serving.boot import BootLedger
 from agent.serving.engine import Engine
 from agent.serving.link import ServingLink
 from agent.serving.loading import load_slot, open_litert
 from agent.serving.planning import Planner
-from agent.serving.sockets import hand_over, listen_unix
+from agent.serving.residency import Limits, default_budget_bytes
+from agent.serving.sockets import hand_over, listen_unix, numbered
+from agent.serving.tls import ServerCertificate
 from agent.serving.traffic import Traffic
 from shared.clock import SystemClock, mint_id
 from shared.errors import InvalidInputError
@@ -49,33 +54,51 @@ thread; at 0.2 ms, under one."""
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Which of the serving processes this one is."""
+
+    number: int = 0
+    together: str = ""
+    """The round in which it was started with the others; empty when it starts again on its own."""
+
+
 async def serve(
-    settings: AgentConfig, listeners: Sequence[socket.socket], *, open_interpreter: OpenInterpreter = open_litert
+    settings: AgentConfig,
+    listeners: Sequence[socket.socket],
+    *,
+    place: Place,
+    open_interpreter: OpenInterpreter = open_litert,
 ) -> None:
     """Serve on inherited sockets until SIGTERM, then finish the requests in flight."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    load = partial(load_slot, cores=os.cpu_count() or 1, open_interpreter=open_interpreter)
-    engine = Engine(boot_id=BootId(mint_id(SystemClock())), load=load)
-    planner = Planner(engine, BootLedger(settings.boot_path))
+    load = partial(load_slot, cores=_cores(settings), open_interpreter=open_interpreter)
+    engine = Engine(boot_id=BootId(mint_id(SystemClock())), load=load, limits=_limits(settings))
+    planner = Planner(engine, BootLedger(settings.boot_path, number=place.number), together=place.together)
     link = ServingLink(planner.answer)
-    traffic = Traffic()
+    traffic, certificate = Traffic(), _certificate(settings)
+    engine.applications.divide(settings.serving_processes)
+    access = Access(engine, is_wide=settings.is_wide, origins=settings.cors_origins)
     # All but hung requests have ended when the runner's own shutdown begins.
-    runner = web.AppRunner(create_app(protocols.routes(engine), traffic), access_log=None, shutdown_timeout=1.0)
+    app = create_app(protocols.routes(engine), traffic, access)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
         async with asyncio.TaskGroup() as group:
             # First of all: a new supervisor must be able to find us however long the models take to load.
-            passing = group.create_task(_pass_on(listen_unix(settings.run_dir / "sockets.sock"), listeners))
-            await link.start(listen_unix(settings.serving_socket))
+            door = listen_unix(settings.run_dir / f"{numbered('sockets', place.number)}.sock")
+            passing = group.create_task(_pass_on(door, listeners))
+            await link.start(listen_unix(settings.serving_sockets[place.number]))
             booting = group.create_task(planner.boot())
+            resting = group.create_task(engine.unload_idle())
             # Until then callers wait in the backlog, and get an answer where they would get 503.
             await planner.booted(within_s=BOOT_S)
             for listener in listeners:
-                # A copy: the site closes its own, and the original stays to be passed on.
-                await web.SockSite(runner, listener.dup()).start()
-            grpc = await _listen_grpc(engine, traffic, settings)
+                await _open(runner, listener, certificate)
+            grpc = await _listen_grpc(engine, traffic, settings, access=access, certificate=certificate)
+            watching = group.create_task(certificate.watch()) if certificate else None
             _log.info("serving_started", boot_id=engine.recorder.boot_id, pid=os.getpid())
             await stop.wait()
             for site in tuple(runner.sites):
@@ -83,8 +106,9 @@ async def serve(
             if grpc is not None:
                 await grpc.stop()
             _log.info("serving_stopping", finished=await traffic.end(within_s=SHUTDOWN_S))
-            passing.cancel()
-            booting.cancel()
+            for task in (passing, booting, resting, watching):
+                if task is not None:
+                    task.cancel()
     finally:
         await link.close()
         await runner.cleanup()
@@ -97,6 +121,8 @@ def main(*, open_interpreter: OpenInterpreter = open_litert) -> int:
     parser = argparse.ArgumentParser(prog="python -m agent.serving.process", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="TOML file with the agent's settings")
     parser.add_argument("--listen-fd", type=int, action="append", required=True, help="inherited listening socket")
+    parser.add_argument("--number", type=int, default=0, help="which of the serving processes this is, from 0 on")
+    parser.add_argument("--round", default="", help="what is started in the same round takes one try of a candidate")
     arguments = parser.parse_args()
     try:
         settings = config.load(arguments.config, os.environ)
@@ -108,15 +134,57 @@ def main(*, open_interpreter: OpenInterpreter = open_litert) -> int:
     listeners = [socket.socket(fileno=fd) for fd in arguments.listen_fd]
     for listener in listeners:
         listener.setblocking(False)
-    asyncio.run(serve(settings, listeners, open_interpreter=open_interpreter))
+    place = Place(number=arguments.number, together=arguments.round)
+    asyncio.run(serve(settings, listeners, place=place, open_interpreter=open_interpreter))
     return os.EX_OK
 
 
-async def _listen_grpc(engine: Engine, traffic: Traffic, settings: AgentConfig) -> Listening | None:
+def _certificate(settings: AgentConfig) -> ServerCertificate | None:
+    """Return the certificate for other machines; None where they cannot call."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    certificate = ServerCertificate(settings.tls_certificate, settings.tls_key)
+    # A pair that cannot be used costs other machines their answers, and this one none; it is looked at again.
+    certificate.refresh()
+    return certificate
+
+
+async def _open(runner: web.AppRunner, listener: socket.socket, certificate: ServerCertificate | None) -> None:
+    """Serve on a socket: on this machine as it is, for other machines over TLS only."""
+    tls = None if is_loopback(listener) else certificate
+    if tls is None and not is_loopback(listener):
+        # No setting leads here: a supervisor that opens a socket wide has seen to the certificate.
+        _log.error("socket_refused", address=str(listener.getsockname()))
+        return
+    # A copy: the site closes its own, and the original stays to be passed on.
+    await web.SockSite(runner, listener.dup(), ssl_context=tls.context if tls else None).start()
+
+
+def _cores(settings: AgentConfig) -> int:
+    """Return this process's share of the cores."""
+    return max(1, (os.cpu_count() or 1) // settings.serving_processes)
+
+
+def _limits(settings: AgentConfig) -> Limits:
+    budget = settings.model_memory_bytes or default_budget_bytes()
+    return Limits(memory_bytes=budget // settings.serving_processes, idle_unload_s=settings.idle_unload_s)
+
+
+async def _listen_grpc(
+    engine: Engine,
+    traffic: Traffic,
+    settings: AgentConfig,
+    *,
+    access: Access,
+    certificate: ServerCertificate | None,
+) -> Listening | None:
     if settings.grpc_port is None:
         return None
+    host, port = settings.http_host, settings.grpc_port
     try:
-        server, port = await protocols.listen_grpc(engine, traffic, host=settings.http_host, port=settings.grpc_port)
+        server, port = await protocols.listen_grpc(
+            engine, traffic, access, host=host, port=port, certificate=certificate
+        )
     except InvalidInputError as exc:
         # Callers over HTTP must not go without answers for it.
         _log.error("grpc_not_served", error=str(exc))

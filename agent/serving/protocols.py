@@ -12,8 +12,10 @@ from shared.errors import InvalidInputError
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from agent.serving.access import Access
     from agent.serving.engine import Engine
     from agent.serving.standing import Loading
+    from agent.serving.tls import ServerCertificate
     from agent.serving.traffic import Traffic
 
 
@@ -42,13 +44,17 @@ def routes(
 async def listen_grpc(
     engine: Engine,
     traffic: Traffic,
+    access: Access,
     *,
     host: str,
     port: int,
+    certificate: ServerCertificate | None = None,
     unverified: str = "",
     loading: Loading | None = None,
 ) -> tuple[Listening, int]:
     """Speak gRPC on a port of its own; returns the server and the port, which differs where `port` is 0.
+
+    Without `certificate` the host must be loopback.
 
     Raises:
         InvalidInputError: the port is in use, or gRPC is not installed.
@@ -58,5 +64,5 @@ async def listen_grpc(
     except ImportError as exc:
         remedy = "install it: pip install 'litefleet[agent,grpc]'"
         raise InvalidInputError(field="grpc_port", problem=f"gRPC is not installed: {exc}", remedy=remedy) from exc
-    server = GrpcServer(engine, traffic, unverified=unverified, loading=loading)
-    return server, await server.start(host, port)
+    server = GrpcServer(engine, traffic, access, unverified=unverified, loading=loading)
+    return server, await server.start(host, port, certificate=certificate)

@@ -13,6 +13,7 @@ from aiohttp import web
 from PIL import Image
 
 from agent.serving import protocols
+from agent.serving.access import Access
 from agent.serving.api import create_app
 from agent.serving.engine import Engine
 from agent.serving.loading import load_slot, open_litert
@@ -70,10 +71,10 @@ async def serving() -> AsyncIterator[Served]:
     load = partial(load_slot, cores=1, open_interpreter=open_litert)
     engine = Engine(boot_id=BootId("boot"), load=load)
     traffic = Traffic()
-    runner = web.AppRunner(create_app(protocols.routes(engine), traffic), access_log=None)
+    runner = web.AppRunner(create_app(protocols.routes(engine), traffic, Access(engine)), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, LOOPBACK, 0).start()
-    server, port = await protocols.listen_grpc(engine, traffic, host=LOOPBACK, port=0)
+    server, port = await protocols.listen_grpc(engine, traffic, Access(engine), host=LOOPBACK, port=0)
     async with aiohttp.ClientSession() as session:
         url = f"http://{LOOPBACK}:{runner.addresses[0][1]}"
         yield Served(engine, session, url=url, grpc=f"{LOOPBACK}:{port}")

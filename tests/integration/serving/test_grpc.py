@@ -15,6 +15,7 @@ import pytest
 from agent.core.plan import Plan, Route
 from agent.serving import grpc_tensors, protocols
 from agent.serving import open_inference_pb2 as wire
+from agent.serving.access import Access
 from agent.serving.oip_grpc import SERVICE
 from agent.serving.requests import NamedTensor
 from agent.serving.traffic import Traffic
@@ -193,7 +194,7 @@ async def test_port_in_use_is_told(served: Served) -> None:
     with socket.create_server((LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(InvalidInputError, match="grpc_port"):
-            await protocols.listen_grpc(served.engine, Traffic(), host=LOOPBACK, port=port)
+            await protocols.listen_grpc(served.engine, Traffic(), Access(served.engine), host=LOOPBACK, port=port)
 
 
 def test_half_precision_is_answered_raw_since_no_field_holds_it() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.serving.api import UNVERIFIED_HEADER
-from agent.serving.local import serve_file
+from agent.serving.local import LocalDoors, serve_file
 from shared.errors import InvalidIdError, InvalidInputError, ModelLoadError
 from shared.pipeline import PipelineSpec, RunModel, Softmax
 from tests.support import models
@@ -62,28 +62,28 @@ def test_local_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.tflite"
     path.write_bytes(b"not a model")
     with pytest.raises(ModelLoadError):
-        serve_file(path, name="local", http_port=0)
+        serve_file(path, name="local", doors=LocalDoors(http_port=0))
 
 
 def test_local_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="mine"):
-        serve_file(tmp_path / "mine.tflite", name="local", http_port=0)
+        serve_file(tmp_path / "mine.tflite", name="local", doors=LocalDoors(http_port=0))
 
 
 def test_local_file_is_never_served_to_others(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="loopback"):
-        serve_file(tmp_path / "mine.tflite", name="local", http_port=0, host="0.0.0.0")
+        serve_file(tmp_path / "mine.tflite", name="local", doors=LocalDoors(http_port=0, host="0.0.0.0"))
 
 
 def test_local_model_needs_a_plain_name(tmp_path: Path) -> None:
     path = tmp_path / "mine.tflite"
     path.write_bytes(models.one_hot_classifier())
     with pytest.raises(InvalidIdError):
-        serve_file(path, name="../x", http_port=0)
+        serve_file(path, name="../x", doors=LocalDoors(http_port=0))
 
 
 def test_port_in_use_is_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.tflite"
     path.write_bytes(models.one_hot_classifier())
     with socket.create_server((LOOPBACK, 0)) as taken, pytest.raises(InvalidInputError, match="http_port"):
-        serve_file(path, name="local", http_port=taken.getsockname()[1])
+        serve_file(path, name="local", doors=LocalDoors(http_port=taken.getsockname()[1]))

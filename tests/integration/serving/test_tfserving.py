@@ -13,6 +13,7 @@ from aiohttp import web
 from PIL import Image
 
 from agent.serving import tfserving
+from agent.serving.access import Access
 from agent.serving.api import create_app
 from agent.serving.engine import Engine
 from agent.serving.loading import load_slot, open_litert
@@ -50,7 +51,7 @@ class Served:
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
     engine = Engine(boot_id=BootId("boot"), load=partial(load_slot, cores=1, open_interpreter=open_litert))
     await engine.apply(plan_of(make_slot(tmp_path, models.one_hot_classifier(), version=4)))
-    runner = web.AppRunner(create_app(tfserving.routes(engine), Traffic()), access_log=None)
+    runner = web.AppRunner(create_app(tfserving.routes(engine), Traffic(), Access(engine)), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, LOOPBACK, 0).start()
     async with aiohttp.ClientSession() as session:
