@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from agent.serving.loading import INLINE_MS
+from agent.serving.batching import Gathering, kind_of, settle
+from agent.serving.errors import DeadlinePassedError
+from agent.serving.probing import INLINE_MS
 from agent.serving.requests import InferRequest, Outcome, Request
 from agent.serving.workers import SHADOW_QUEUE_LENGTH, Workers
-from shared.errors import PipelineError
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Iterator
 
     from agent.core.plan import SlotSpec
+    from agent.serving.batching import Answered
     from agent.serving.loading import LoadedModel
     from agent.serving.workers import Done
 
@@ -26,14 +29,21 @@ class Instance:
     def __init__(self, slot: SlotSpec, model: LoadedModel, *, loop: asyncio.AbstractEventLoop) -> None:
         self._inline, self._loop = model.inline, loop
         self._workers = Workers(
-            model.lanes, name=f"{slot.model}-{slot.version_number}", loop=loop, run_ms=model.probe_ms
+            model.workers,
+            name=f"{slot.model}-{slot.version_number}",
+            loop=loop,
+            run_ms=model.probe_ms,
+            least_ms=model.least_ms,
         )
+        self._most = max(each.most for each in (*model.workers, model.inline) if each)
+        self._gathering = Gathering(model.inline, loop) if model.inline and model.inline.most > 1 else None
         self._users = 0
         self._retired = False
         self.slot = slot
-        self.probe_ms = model.probe_ms
-        self.inputs, self.outputs = model.lanes[0].inputs, model.lanes[0].outputs
-        self.labels, self.takes_images = model.lanes[0].labels, model.lanes[0].takes_images
+        self.probe, self.probe_ms, self._least_s = model.probe, model.probe_ms, model.least_ms / 1000
+        lane = model.workers[0].lane
+        self.inputs, self.outputs = lane.inputs, lane.outputs
+        self.labels, self.takes_images = lane.labels, lane.takes_images
 
     @property
     def is_inline(self) -> bool:
@@ -59,19 +69,32 @@ class Instance:
         finally:
             self._release()
 
-    async def run(self, request: Request) -> Outcome:
+    async def run(self, request: Request, *, deadline_s: float, alone: bool = False) -> Outcome:
         """Answer; call it within `used()`.
+
+        `alone`: in no batch with others, so that what it takes can be compared with what it takes elsewhere.
 
         Raises:
             PipelineError: the request does not fit this model.
             ModelFailedError: the request fits, and the model broke.
             QueueFullError: too many wait already.
+            DeadlinePassedError: there is no answer before `deadline_s` (monotonic).
         """
+        if time.monotonic() + self._least_s > deadline_s:
+            raise DeadlinePassedError
+        # On the loop nothing can interrupt it, so that a timer would cost more than it could tell.
         if self._inline is not None and isinstance(request, InferRequest) and self._is_short(request):
-            return self._inline.run(request)
+            kind = kind_of(request, most=self._most) if self._gathers(alone=alone) else None
+            if self._gathering is None or kind is None:
+                return self._inline.run(request)
+            return await self._gathering.join(request, kind)
         settled: asyncio.Future[Outcome] = self._loop.create_future()
-        self._workers.submit(request, partial(_settle, settled))
-        return await settled
+        self._workers.submit(request, partial(settle, settled), deadline_s=deadline_s, alone=alone)
+        try:
+            async with asyncio.timeout(deadline_s - time.monotonic()):
+                return await settled
+        except TimeoutError:
+            raise DeadlinePassedError from None
 
     def run_shadow(self, request: Request, done: Done, *, limit: int = SHADOW_QUEUE_LENGTH) -> bool:
         """Run it when a worker is idle, and call `done` on the loop; returns False when it was dropped at once."""
@@ -79,6 +102,11 @@ class Instance:
             return False
         self._users += 1
         return True
+
+    @property
+    def takes_shadows(self) -> bool:
+        """Whether a shadow run would be taken now, and soon run."""
+        return not self._retired and self._workers.takes_shadows
 
     def retire(self) -> None:
         """Take no new work, and close when the last user has gone."""
@@ -90,10 +118,13 @@ class Instance:
         """Wait for the threads of a closed instance; returns whether all have ended."""
         return self._workers.join(timeout_s=timeout_s)
 
+    def _gathers(self, *, alone: bool) -> bool:
+        return not alone and self._gathering is not None and self._gathering.pays
+
     def _is_short(self, request: InferRequest) -> bool:
         return request.rows * self.probe_ms <= INLINE_MS
 
-    def _after_shadow(self, done: Done, result: Outcome | PipelineError) -> None:
+    def _after_shadow(self, done: Done, result: Answered) -> None:
         try:
             done(result)
         finally:
@@ -103,13 +134,3 @@ class Instance:
         self._users -= 1
         if self.is_closed:
             self._workers.close()
-
-
-def _settle(settled: asyncio.Future[Outcome], result: Outcome | PipelineError) -> None:
-    if settled.done():
-        # Its caller has given up waiting.
-        return
-    if isinstance(result, PipelineError):
-        settled.set_exception(result)
-    else:
-        settled.set_result(result)

@@ -126,36 +126,39 @@ class Lane:
     def _outcome(
         self, outputs: tuple[NamedTensor, ...], labels: tuple[LabelScore, ...], *, compute_s: float
     ) -> Outcome:
-        numbers = [output.array for output in outputs if output.array.dtype.kind in _NUMBERS]
-        top, confidence = _best(numbers, self.labels)
+        top, confidence = best(outputs, self.labels)
         return Outcome(
             outputs=outputs,
             labels=labels,
             top=top,
             confidence=confidence,
-            values=_first_items(numbers),
+            values=first_items(outputs),
             invoke_ms=self._timed.spent_s * 1000,
             compute_ms=compute_s * 1000,
             moments=self._timed.moments(),
         )
 
 
-def _best(numbers: list[Tensor], names: tuple[str, ...]) -> tuple[str, float | None]:
+def best(outputs: tuple[NamedTensor, ...], names: tuple[str, ...]) -> tuple[str, float | None]:
     """Return the first item's top answer and its score, where the model is a classifier: one output `(N, K)`, K ≥ 2."""
+    numbers = _numbers(outputs)
     if len(numbers) != 1 or numbers[0].ndim != _MATRIX or numbers[0].shape[1] < _MATRIX:
         return "", None
     scores = numbers[0][0]
     index = int(scores.argmax())
-    best = float(scores[index])
-    is_share = 0.0 <= best <= 1.0 and scores.dtype.kind == "f" and float(scores.min()) >= 0.0
-    return names[index] if names else str(index), best if is_share else None
+    highest = float(scores[index])
+    is_share = 0.0 <= highest <= 1.0 and scores.dtype.kind == "f" and float(scores.min()) >= 0.0
+    return names[index] if names else str(index), highest if is_share else None
 
 
-def _first_items(numbers: list[Tensor]) -> Tensor:
-    if not numbers:
-        return np.empty(0)
-    flat = [array[0].ravel() if array.ndim else array.ravel() for array in numbers]
-    return np.concatenate(flat).astype(np.float64)
+def first_items(outputs: tuple[NamedTensor, ...]) -> Tensor:
+    """Return all numbers that were said of the first item, flat, as float64."""
+    flat = [array[0].ravel() if array.ndim else array.ravel() for array in _numbers(outputs)]
+    return np.concatenate(flat).astype(np.float64) if flat else np.empty(0)
+
+
+def _numbers(outputs: tuple[NamedTensor, ...]) -> list[Tensor]:
+    return [output.array for output in outputs if output.array.dtype.kind in _NUMBERS]
 
 
 def _bind(given: tuple[NamedTensor, ...], wanted: tuple[TensorSpec, ...]) -> list[Tensor]:

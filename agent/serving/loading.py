@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from agent.serving.batching import Batcher, is_rowwise
 from agent.serving.lane import Lane
+from agent.serving.probing import probe_model
 from shared import manifest
 from shared.errors import DigestMismatchError, ModelLoadError, UntrustedError
+from shared.probe import ExecutionMode
 from shared.runtime.golden import to_array
 from shared.runtime.interpreter import LiteRtInterpreter
 from shared.traffic import split_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from shared.ids import Sha256
     from shared.manifest import ReleaseManifest
     from shared.pipeline import PipelineSpec
+    from shared.probe import ModelProbe
     from shared.runtime.interpreter import Interpreter
 
     OpenInterpreter = Callable[[bytes, int], Interpreter]
@@ -33,23 +34,27 @@ if TYPE_CHECKING:
 
 MODEL_FILE, MANIFEST_FILE = "model.tflite", "manifest.json"
 
-INLINE_MS = 0.15
-"""A run up to this long may block the event loop: handing it to a thread and back costs about as much."""
-
-_MAX_WORKERS = 2
-# Each interpreter packs its own copy of the weights (about 1.6 times the file), so that only small models get several.
-_SMALL_MODEL_BYTES = 4 * 1024 * 1024
-_PROBE_RUNS, _PROBE_S = 25, 0.1
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A release ready to answer: one lane for each worker thread, and one for the event loop if it is fast enough."""
+    """A release ready to answer: a batcher for each worker thread, and one for the event loop if it is fast enough."""
 
-    lanes: tuple[Lane, ...]
-    inline: Lane | None
-    probe_ms: float
-    """Median of one invocation when it was loaded."""
+    workers: tuple[Batcher, ...]
+    inline: Batcher | None
+    probe: ModelProbe
+    least_ms: float
+    """The fastest invocation seen when it was loaded."""
+
+    @property
+    def interpreters(self) -> int:
+        """How many copies of the model are in memory."""
+        return sum(each.interpreters for each in (*self.workers, self.inline) if each)
+
+    @property
+    def probe_ms(self) -> float:
+        """Median of one invocation when it was loaded, as it is run."""
+        timed = {each.threads: each.p50_ms for each in self.probe.by_threads}
+        return timed[self.probe.threads]
 
 
 def open_litert(model: bytes, threads: int) -> Interpreter:
@@ -87,34 +92,25 @@ def load_model(
     example: list[Tensor] | None = None,
 ) -> LoadedModel:
     """Load a model whose bytes are trusted already. Raises ModelLoadError, PipelineError or InvalidInputError."""
-    first = open_interpreter(model, threads)
-    probe_ms = probe(first, example or zeros(first))
-    workers = min(_MAX_WORKERS, max(1, cores // threads)) if len(model) <= _SMALL_MODEL_BYTES else 1
-    is_fast = probe_ms <= INLINE_MS
-    # What answers on the loop needs one worker more, for images, large batches and shadow runs only.
-    others = [open_interpreter(model, threads) for _ in range(1 if is_fast else workers - 1)]
-    if is_fast:
-        return LoadedModel(
-            lanes=tuple(Lane(pipeline, each) for each in others), inline=Lane(pipeline, first), probe_ms=probe_ms
-        )
-    return LoadedModel(lanes=tuple(Lane(pipeline, each) for each in (first, *others)), inline=None, probe_ms=probe_ms)
+    probed = probe_model(
+        partial(open_interpreter, model), threads=threads, cores=cores, example=example, may_join=is_rowwise(pipeline)
+    )
+    probe = probed.probe
+    timed = {each.batch: each.p50_ms for each in probe.by_batch}
 
+    def batcher(interpreter: Interpreter, buckets: Mapping[int, Interpreter]) -> Batcher:
+        lanes = {size: Lane(pipeline, bucket) for size, bucket in buckets.items()}
+        return Batcher(Lane(pipeline, interpreter), lanes, timed)
 
-def probe(interpreter: Interpreter, inputs: list[Tensor]) -> float:
-    """Return the median time of one invocation in ms, the first (which warms up) not counted."""
-    interpreter.run(inputs)
-    took: list[float] = []
-    began = time.perf_counter()
-    while len(took) < _PROBE_RUNS and (not took or time.perf_counter() - began < _PROBE_S):
-        started = time.perf_counter()
-        interpreter.run(inputs)
-        took.append(time.perf_counter() - started)
-    return statistics.median(took) * 1000
-
-
-def zeros(interpreter: Interpreter) -> list[Tensor]:
-    """Return inputs that every model takes; zero is in range even of an index."""
-    return [np.zeros([max(size, 1) for size in spec.shape], spec.dtype) for spec in interpreter.inputs]
+    first = batcher(probed.first, probed.buckets)
+    spare = [probed.spare] if probed.spare is not None else []
+    if probe.mode is ExecutionMode.INLINE:
+        workers = tuple(batcher(each, {}) for each in spare)
+        return LoadedModel(workers=workers, inline=first, probe=probe, least_ms=probed.least_ms)
+    reopen = partial(open_interpreter, model, probe.threads)
+    others = [*spare, *(reopen() for _ in range(probe.workers - 1 - len(spare)))]
+    more = (batcher(each, {size: reopen() for size in probe.batches}) for each in others)
+    return LoadedModel(workers=(first, *more), inline=None, probe=probe, least_ms=probed.least_ms)
 
 
 def _golden_inputs(described: ReleaseManifest, artifact: Sha256) -> list[Tensor] | None:

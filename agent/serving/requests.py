@@ -33,6 +33,11 @@ class InferRequest:
         shape = self.inputs[0].array.shape if self.inputs else ()
         return int(shape[0]) if shape else 1
 
+    @property
+    def size_bytes(self) -> int:
+        """What it holds in memory while it waits."""
+        return sum(each.array.nbytes for each in self.inputs)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifyRequest:
@@ -44,6 +49,11 @@ class ClassifyRequest:
     def rows(self) -> int:
         """One item."""
         return 1
+
+    @property
+    def size_bytes(self) -> int:
+        """What it holds in memory while it waits."""
+        return len(self.encoded)
 
 
 Request = InferRequest | ClassifyRequest
@@ -79,5 +89,7 @@ class Outcome:
     """Inside the interpreter, by the clock on the wall."""
     compute_ms: float
     """Pipeline and interpreter in CPU time of the thread that ran them: what comparisons use, since neither a wait
-    for the GIL nor a busy neighbour on the device is counted."""
+    for the GIL nor a busy neighbour on the device is counted. In a batch both are the request's share of the whole."""
     moments: Moments
+    batch: int = 1
+    """Rows that were answered together with this request's own, those of other requests included; 1: it ran alone."""

@@ -6,22 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 import pytest
 
-from agent.serving.loading import load_model, load_slot, probe, zeros
+from agent.serving.loading import load_model, load_slot
 from shared import manifest
 from shared.errors import DigestMismatchError, ModelLoadError, UntrustedError
 from shared.ids import ModelName, ReleaseId
-from shared.manifest import TensorSpec
 from shared.pipeline import MODEL_ONLY
 from tests.support import models
 from tests.support.interpreters import DirectedInterpreter
 from tests.support.serving import make_slot
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from agent.core.plan import SlotSpec
@@ -93,36 +89,9 @@ def test_manifest_that_is_none_is_not_believed_whatever_its_digest(slot: SlotSpe
         _load(msgspec.structs.replace(slot, manifest_sha256=manifest.digest(b"{}")), _Opened())
 
 
-def test_probe_runs_once_to_warm_up_and_then_at_most_so_often() -> None:
-    runs: list[int] = []
-
-    def _compute(items: Tensor) -> Tensor:
-        runs.append(len(items))
-        return items
-
-    assert probe(DirectedInterpreter(_compute), [np.zeros((1, 10), np.float32)]) > 0.0
-    assert 1 < len(runs) <= 1 + 25
-
-
-class _TwoInputs:
-    """A model whose inputs are of two kinds."""
-
-    inputs = (TensorSpec(name="a", dtype="int8", shape=(-1, 3)), TensorSpec(name="b", dtype="float32", shape=()))
-    outputs = inputs
-
-    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Give back what came."""
-        return list(inputs)
-
-
-def test_zeros_fit_every_input_also_where_its_batch_is_free() -> None:
-    made = zeros(_TwoInputs())
-    assert [(array.dtype.name, array.shape) for array in made] == [("int8", (1, 3)), ("float32", ())]
-
-
 def test_fast_model_answers_on_the_loop_and_keeps_a_worker_for_the_rest() -> None:
     opened = _Opened()
     loaded = load_model(_MODEL, MODEL_ONLY, threads=1, cores=4, open_interpreter=opened)
     assert loaded.inline is not None
-    assert len(loaded.lanes) == 1
-    assert len(opened.models) == 2
+    assert [each.interpreters for each in loaded.workers] == [1]
+    assert loaded.interpreters == len(opened.models) == 2
