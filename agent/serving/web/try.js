@@ -124,7 +124,8 @@ function rate() {
   const now = performance.now();
   answered = [...answered.filter((moment) => now - moment < 3000), now];
   const span = now - answered[0];
-  return span > 0 ? (((answered.length - 1) * 1000) / span).toFixed(1) : "…";
+  // Of a shorter time, the first answers would say too much.
+  return span > 1000 ? (((answered.length - 1) * 1000) / span).toFixed(1) : "…";
 }
 
 function labelRow({ label, share, text }) {
