@@ -179,6 +179,22 @@ class ConversionView(msgspec.Struct, frozen=True):
     card: bool = False
 
 
+class ComponentView(msgspec.Struct, frozen=True):
+    """A model of another release that a release runs too."""
+
+    name: str
+    model: str
+    release_id: str
+
+
+class ConsentView(msgspec.Struct, frozen=True):
+    """What of the requests may be written down."""
+
+    inputs: bool = False
+    outputs: bool = False
+    upstream: bool = False
+
+
 class ReleaseView(msgspec.Struct, frozen=True):
     """A signed release."""
 
@@ -188,6 +204,8 @@ class ReleaseView(msgspec.Struct, frozen=True):
     release_counter: int
     manifest_sha256: str
     artifacts: list[ArtifactView] = []
+    components: list[ComponentView] = []
+    log_consent: ConsentView | None = None
     created_at: datetime | None = None
 
     @property

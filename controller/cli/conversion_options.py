@@ -20,7 +20,7 @@ from shared.hardware import GENERIC, HardwareProfile
 from shared.manifest import Scheme
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ DataOption = Annotated[
 PipelineOption = Annotated[
     Path | None,
     typer.Option(
-        "--pipeline", exists=True, dir_okay=False, help="JSON PipelineSpec; default: tensors in, tensors out."
+        "--pipeline", exists=True, dir_okay=False, help="PipelineSpec, JSON or TOML; default: tensors in, tensors out."
     ),
 ]
 ProfileOption = Annotated[
@@ -124,13 +124,14 @@ def budget_of(
         fail(str(exc), code=EXIT_USAGE)
 
 
-def read_pipeline(path: Path | None) -> pipeline.PipelineSpec:
-    """Return the pipeline of a file; one that cannot be used ends the program."""
+def read_pipeline(path: Path | None, components: Collection[str] = ()) -> pipeline.PipelineSpec:
+    """Return the pipeline of a JSON or TOML file; one that cannot be used ends the program."""
     if path is None:
         return pipeline.MODEL_ONLY
+    decode = msgspec.toml.decode if path.suffix == ".toml" else msgspec.json.decode
     try:
-        spec = msgspec.json.decode(path.read_bytes(), type=pipeline.PipelineSpec)
-        pipeline.check(spec)
+        spec = decode(path.read_bytes(), type=pipeline.PipelineSpec)
+        pipeline.check(spec, components)
     except (*MALFORMED, InvalidInputError, OSError) as exc:
         fail(f"--pipeline {path}: {exc}", code=EXIT_USAGE)
     return spec

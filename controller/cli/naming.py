@@ -38,6 +38,22 @@ async def release_id(api: Client, typed: str) -> str:
     return the_one(typed, (release.release_id for release in releases), kind="release")
 
 
+async def conversion_id(api: Client, typed: str) -> str:
+    """Return the id of the conversion meant; of several of one version, the newest that succeeded.
+
+    Raises:
+        NotFoundError: none is.
+        ConflictError: several are.
+    """
+    conversions = await api.conversions()
+    if _NAME.fullmatch(typed):
+        named = [c for c in conversions if f"{c.model}/{c.version_number}" == typed and c.state == "succeeded"]
+        if not named:
+            raise NotFoundError(kind="conversion", name=typed)
+        return named[0].conversion_id
+    return the_one(typed, (conversion.conversion_id for conversion in conversions), kind="conversion")
+
+
 async def rollout_id(api: Client, typed: str) -> str:
     """Return the id of the rollout meant. Raises as `release_id` does."""
     if _WHOLE_ID.fullmatch(typed):

@@ -20,6 +20,7 @@ from controller.registry.core.types import (
     ModelVersion,
     Release,
     ReleaseArtifact,
+    ReleaseOptions,
 )
 from controller.registry.measurement_bodies import BudgetView, MeasurementView
 from shared.conversion import (
@@ -35,9 +36,10 @@ from shared.conversion import (
 )
 from shared.dataset import DatasetKind, DatasetSpec
 from shared.hardware import HardwareProfile
-from shared.ids import Sha256, model_name
+from shared.ids import ReleaseId, Sha256, model_name
 from shared.manifest import Accuracy, Scheme
 from shared.pipeline import MODEL_ONLY, PipelineSpec
+from shared.request_log import LogConsent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,6 +103,17 @@ class NewRelease(Body):
     """A conversion that is to become a release."""
 
     conversion_id: str = Field(max_length=36)
+    pipeline: Annotated[PipelineSpec | None, AsStruct()] = None
+    """In place of the conversion's; null: that one."""
+    components: dict[str, str] = Field(default_factory=dict)
+    """Name, as the pipeline's `run_model` steps call it → release id."""
+    log_consent: Annotated[LogConsent | None, AsStruct()] = None
+    """What of the requests may be written down; null: nothing."""
+
+    def options(self) -> ReleaseOptions:
+        """Return what the release adds to its conversion."""
+        components = {name: ReleaseId(release) for name, release in self.components.items()}
+        return ReleaseOptions(pipeline=self.pipeline, components=components, log_consent=self.log_consent)
 
 
 class ModelView(BaseModel):
@@ -294,6 +307,14 @@ class ConversionView(BaseModel):
         return cls.of(conversion).model_copy(update={"candidates": list(conversion.candidates), "artifacts": artifacts})
 
 
+class ComponentView(BaseModel):
+    """A model of another release."""
+
+    name: str
+    model: str
+    release_id: str
+
+
 class ReleaseView(BaseModel):
     """A release."""
 
@@ -304,6 +325,10 @@ class ReleaseView(BaseModel):
     release_counter: int
     manifest_sha256: str
     artifacts: list[ArtifactView]
+    pipeline: Annotated[PipelineSpec | None, AsStruct()]
+    """Where it is not the conversion's."""
+    components: list[ComponentView]
+    log_consent: Annotated[LogConsent | None, AsStruct()]
     created_at: datetime
 
     @classmethod
@@ -317,5 +342,10 @@ class ReleaseView(BaseModel):
             release_counter=release.release_counter,
             manifest_sha256=release.manifest.sha256 if release.manifest else "",
             artifacts=[ArtifactView.released(artifact) for artifact in release.artifacts],
+            pipeline=release.options.pipeline,
+            components=[
+                ComponentView(name=one.name, model=one.model, release_id=one.release_id) for one in release.components
+            ],
+            log_consent=release.options.log_consent,
             created_at=release.created_at,
         )

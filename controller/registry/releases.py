@@ -12,8 +12,10 @@ from controller.facts import ArtifactChoice, ArtifactFacts, Misfit, ReleaseFacts
 from controller.registry import measurement_store, store
 from controller.registry.core.choice import choose, fitting_artifact, kept_choice
 from controller.registry.core.measurement import judged
+from controller.registry.core.options import check as check_options
+from controller.registry.core.options import component_of, desired_components, in_manifest
 from controller.registry.core.release import assemble, files_to_publish, release_artifacts
-from controller.registry.core.types import Conversion, ConversionState, Release
+from controller.registry.core.types import NO_OPTIONS, Conversion, ConversionState, Release
 from shared import manifest
 from shared.clock import mint_id
 from shared.conversion import ConversionResult, FailureKind
@@ -22,10 +24,13 @@ from shared.ids import ReleaseId
 from shared.wire import TargetRef
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from controller.blobs import Blobs
     from controller.db.engine import Database
     from controller.db.unit_of_work import UnitOfWork
     from controller.registry.core.choice import Choice
+    from controller.registry.core.types import ReleaseComponent, ReleaseOptions
     from controller.registry.ports import Publisher, ReleaseUse
     from shared.clock import Clock
     from shared.hardware import DeviceHardware
@@ -48,24 +53,27 @@ class Releases:
         # Two callers must not publish one release at the same time; making one is rare.
         self._making = asyncio.Lock()
 
-    async def create_release(self, conversion_id: str, *, actor: str) -> tuple[Release, bool]:
-        """Return the release of a conversion, and whether it is a new one.
+    async def create_release(
+        self, conversion_id: str, *, actor: str, options: ReleaseOptions = NO_OPTIONS
+    ) -> tuple[Release, bool]:
+        """Return the release of a conversion with these options, and whether it is a new one.
 
         Its id and counter are kept before anything is signed, so that a making that was cut short goes on as the same.
 
         Raises:
-            InvalidInputError: no such conversion, or no profile has an artifact.
+            InvalidInputError: no such conversion, no profile has an artifact, or the options fit neither.
             ConflictError: the conversion has not succeeded.
         """
         async with self._making:
             conversion, result = await self._converted(conversion_id)
+            check_options(conversion.order, options)
             async with self._database.unit_of_work(actor=actor) as uow:
-                begun = await store.release_of_conversion(uow.session, conversion_id)
-                # One conversion, one release: a repeated request is answered with what the first one made.
+                begun = await store.release_of_conversion(uow.session, conversion_id, options)
+                # One conversion and its options, one release: a repeated request is answered with what the first made.
                 if begun is not None and begun.manifest is not None:
                     return begun, False
                 if begun is None:
-                    begun = await self._begin(uow, conversion, await _chosen(uow, conversion, result))
+                    begun = await self._begin(uow, conversion, await _chosen(uow, conversion, result), options)
             return await self._publish(begun, conversion, result), True
 
     async def recover(self) -> None:
@@ -130,6 +138,7 @@ class Releases:
             artifact=TargetRef(path=artifact.path, length_bytes=artifact.length_bytes, sha256=artifact.sha256),
             profile_id=profile.profile_id,
             release_counter=release.release_counter,
+            components=desired_components(release, profile.profile_id),
         )
 
     async def artifacts(self, uow: UnitOfWork, release_id: ReleaseId) -> dict[HardwareProfileId, ArtifactFacts]:
@@ -159,9 +168,10 @@ class Releases:
         result = msgspec.json.decode(await self._blobs.read(conversion.result_sha256), type=ConversionResult)
         return conversion, result
 
-    async def _begin(self, uow: UnitOfWork, conversion: Conversion, choice: Choice) -> Release:
+    async def _begin(self, uow: UnitOfWork, conversion: Conversion, choice: Choice, options: ReleaseOptions) -> Release:
         artifacts = release_artifacts(choice)
         served = {profile.profile_id for artifact in artifacts for profile in artifact.profiles}
+        order = tuple(p.profile_id for p in conversion.order.profiles if p.profile_id in served)
         begun = Release(
             release_id=ReleaseId(mint_id(self._clock)),
             conversion_id=conversion.conversion_id,
@@ -170,8 +180,10 @@ class Releases:
             release_counter=await store.next_release_counter(uow.session),
             manifest=None,
             artifacts=artifacts,
-            profile_order=tuple(p.profile_id for p in conversion.order.profiles if p.profile_id in served),
+            profile_order=order,
             created_at=self._clock.now(),
+            options=options,
+            components=await _components(uow, options, order),
         )
         store.add_release(uow.session, begun)
         uow.audit(
@@ -187,7 +199,9 @@ class Releases:
         choice = kept_choice(begun, result.artifacts)
         async with self._database.unit_of_work(read_only=True) as uow:
             version = await store.version(uow.session, begun.model, begun.version_number)
-        data = manifest.encode(assemble(begun, version=version, conversion=conversion, choice=choice))
+        components = tuple([await self._component(one) for one in begun.components])
+        assembled = assemble(begun, version=version, conversion=conversion, choice=choice, components=components)
+        data = manifest.encode(assembled)
         if len(data) > manifest.MAX_MANIFEST_BYTES:
             problem = f"the manifest has {len(data)} bytes, at most {manifest.MAX_MANIFEST_BYTES} are allowed"
             raise InvalidInputError(
@@ -200,6 +214,26 @@ class Releases:
         async with self._database.unit_of_work() as uow:
             await store.mark_published(uow.session, begun.release_id, target)
             return await store.release(uow.session, begun.release_id)
+
+    async def _component(self, component: ReleaseComponent) -> manifest.Component:
+        data = await self._blobs.read(component.manifest_sha256)
+        return in_manifest(component, manifest.decode(data))
+
+
+async def _components(
+    uow: UnitOfWork, options: ReleaseOptions, profiles: Sequence[HardwareProfileId]
+) -> tuple[ReleaseComponent, ...]:
+    """Return what is remembered of each component. Raises InvalidInputError."""
+    found = []
+    for name, release_id in sorted(options.components.items()):
+        try:
+            other = await _published(uow, release_id)
+        except NotFoundError as exc:
+            raise InvalidInputError(
+                field=f"components.{name}", problem=f"no release {release_id}", remedy="see `litefleet release ls`"
+            ) from exc
+        found.append(component_of(name, other, profiles))
+    return tuple(found)
 
 
 async def _chosen(uow: UnitOfWork, conversion: Conversion, result: ConversionResult) -> Choice:

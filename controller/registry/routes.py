@@ -152,7 +152,10 @@ class RegistryRoutes:
 
     async def create_release(self, call: Call) -> Reply:
         """Make a conversion a release."""
-        release, created = await self.releases.create_release(call.body_as(NewRelease).conversion_id, actor=call.actor)
+        body = call.body_as(NewRelease)
+        release, created = await self.releases.create_release(
+            body.conversion_id, actor=call.actor, options=body.options()
+        )
         return Reply(value=ReleaseView.of(release), status=_created(created))
 
     async def list_releases(self, call: Call) -> Page[ReleaseView]:

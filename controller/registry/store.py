@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, TypeVar
 import sqlalchemy as sa
 from sqlmodel import SQLModel, col
 
+from controller.registry.core.options import digest_of
 from controller.registry.core.types import (
+    NO_OPTIONS,
     Conversion,
     ConversionOrder,
     ConversionState,
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy.ext.asyncio import AsyncSession
+
+    from controller.registry.core.types import ReleaseOptions
 
 R = TypeVar("R", bound=SQLModel)
 
@@ -201,10 +205,14 @@ async def release(session: AsyncSession, release_id: str) -> Release:
     return _release(row)
 
 
-async def release_of_conversion(session: AsyncSession, conversion_id: str) -> Release | None:
-    """Return the release that a conversion made, published or not."""
+async def release_of_conversion(
+    session: AsyncSession, conversion_id: str, options: ReleaseOptions = NO_OPTIONS
+) -> Release | None:
+    """Return the release that a conversion made with these options, published or not."""
     query = sa.select(ReleaseRow).where(
-        col(ReleaseRow.conversion_id) == conversion_id, col(ReleaseRow.deleted_at).is_(None)
+        col(ReleaseRow.conversion_id) == conversion_id,
+        col(ReleaseRow.options_sha256) == digest_of(options),
+        col(ReleaseRow.deleted_at).is_(None),
     )
     row = (await session.execute(query)).scalar_one_or_none()
     return None if row is None else _release(row)
@@ -249,6 +257,9 @@ def add_release(session: AsyncSession, added: Release) -> None:
             release_counter=added.release_counter,
             artifacts=added.artifacts,
             profile_order=added.profile_order,
+            options=added.options,
+            options_sha256=digest_of(added.options),
+            components=added.components,
             created_at=added.created_at,
         )
     )
@@ -364,4 +375,6 @@ def _release(row: ReleaseRow) -> Release:
         artifacts=row.artifacts,
         profile_order=row.profile_order,
         created_at=row.created_at,
+        options=row.options,
+        components=row.components,
     )

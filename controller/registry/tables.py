@@ -9,7 +9,15 @@ from sqlmodel import Field, SQLModel
 
 from controller.db.types import Json, UtcDateTime, one_of
 from controller.registry.core.measurement import MeasurementState
-from controller.registry.core.types import ArtifactSummary, Card, ConversionState, ReleaseArtifact
+from controller.registry.core.types import (
+    NO_OPTIONS,
+    ArtifactSummary,
+    Card,
+    ConversionState,
+    ReleaseArtifact,
+    ReleaseComponent,
+    ReleaseOptions,
+)
 from shared.conversion import AccuracyBudget, Candidate, FailureKind, Objective, RuntimeVersion, SourceFormat
 from shared.dataset import DatasetKind
 from shared.hardware import DeviceHardware, HardwareProfile
@@ -110,10 +118,11 @@ class ReleaseRow(SQLModel, table=True):
 
     __tablename__ = "registry_release"
     __table_args__ = (
-        # A conversion makes one release, until that one is deleted.
+        # A conversion makes one release with the same options, until that one is deleted.
         sa.Index(
             "ix_registry_release_live",
             "conversion_id",
+            "options_sha256",
             unique=True,
             sqlite_where=sa.text("deleted_at IS NULL"),
             postgresql_where=sa.text("deleted_at IS NULL"),
@@ -129,5 +138,8 @@ class ReleaseRow(SQLModel, table=True):
     manifest_bytes: int = 0
     artifacts: tuple[ReleaseArtifact, ...] = Field(sa_type=Json(tuple[ReleaseArtifact, ...]))
     profile_order: tuple[str, ...] = Field(sa_type=Json(tuple[str, ...]))
+    options: ReleaseOptions = Field(default=NO_OPTIONS, sa_type=Json(ReleaseOptions))
+    options_sha256: str = Field(default="", max_length=64)
+    components: tuple[ReleaseComponent, ...] = Field(default=(), sa_type=Json(tuple[ReleaseComponent, ...]))
     created_at: datetime = Field(sa_type=UtcDateTime)
     deleted_at: datetime | None = Field(default=None, sa_type=UtcDateTime, nullable=True)

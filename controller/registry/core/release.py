@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from controller.facts import PublishedFile
+from controller.registry.core.options import served_pipeline
 from controller.registry.core.types import ReleaseArtifact
 from shared.manifest import ManifestArtifact, ReleaseManifest, artifact_path, manifest_path
-from shared.pipeline import Normalise
 
 if TYPE_CHECKING:
     from controller.registry.core.choice import Choice
-    from controller.registry.core.types import Conversion, ConversionOrder, ModelVersion, Release
+    from controller.registry.core.types import Conversion, ModelVersion, Release
     from shared.ids import Sha256
-    from shared.pipeline import PipelineSpec
+    from shared.manifest import Component
 
 
 def release_artifacts(choice: Choice) -> tuple[ReleaseArtifact, ...]:
@@ -33,15 +31,14 @@ def release_artifacts(choice: Choice) -> tuple[ReleaseArtifact, ...]:
     )
 
 
-def served_pipeline(order: ConversionOrder) -> PipelineSpec:
-    """Return what devices do around the model: what was folded into its graph is not to be done twice."""
-    if not order.image_input:
-        return order.pipeline
-    steps = tuple(step for step in order.pipeline.steps if not isinstance(step, Normalise))
-    return msgspec.structs.replace(order.pipeline, steps=steps)
-
-
-def assemble(release: Release, *, version: ModelVersion, conversion: Conversion, choice: Choice) -> ReleaseManifest:
+def assemble(
+    release: Release,
+    *,
+    version: ModelVersion,
+    conversion: Conversion,
+    choice: Choice,
+    components: tuple[Component, ...] = (),
+) -> ReleaseManifest:
     """Return the manifest: the same release always gives the same bytes, so that a crash in between does no harm."""
     return ReleaseManifest(
         release_id=release.release_id,
@@ -50,7 +47,7 @@ def assemble(release: Release, *, version: ModelVersion, conversion: Conversion,
         release_counter=release.release_counter,
         source_sha256=version.sha256,
         created_at=release.created_at,
-        pipeline=served_pipeline(conversion.order),
+        pipeline=served_pipeline(conversion.order, release.options),
         artifacts=tuple(
             ManifestArtifact(
                 path=artifact_path(artifact.sha256),
@@ -62,9 +59,12 @@ def assemble(release: Release, *, version: ModelVersion, conversion: Conversion,
                 outputs=artifact.outputs,
                 accuracy=artifact.accuracy,
                 golden=artifact.golden,
+                references=artifact.references,
             )
             for artifact, profiles in choice.artifacts
         ),
+        components=components,
+        log_consent=release.options.log_consent,
     )
 
 

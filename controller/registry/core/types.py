@@ -10,16 +10,17 @@ import msgspec
 
 from shared.conversion import Candidate, PairedDrop, Recipe, RuntimeCheck
 from shared.hardware import HardwareProfile
-from shared.ids import HardwareProfileId, Sha256
+from shared.ids import HardwareProfileId, ModelName, ReleaseId, Sha256
 from shared.manifest import Accuracy, Scheme
+from shared.pipeline import PipelineSpec
+from shared.request_log import LogConsent
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from shared.conversion import AccuracyBudget, FailureKind, Objective, RuntimeVersion, SourceFormat
     from shared.dataset import DatasetKind
-    from shared.ids import ConversionId, ModelName, ReleaseId
-    from shared.pipeline import PipelineSpec
+    from shared.ids import ConversionId
     from shared.wire import TargetRef
 
 
@@ -149,6 +150,29 @@ class ReleaseArtifact(msgspec.Struct, frozen=True, kw_only=True):
     profiles: tuple[HardwareProfile, ...]
 
 
+class ReleaseOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a release adds to its conversion."""
+
+    pipeline: PipelineSpec | None = None
+    """In place of the one that the conversion was judged with."""
+    components: dict[str, ReleaseId] = {}
+    """Name → the release whose model the pipeline runs under it."""
+    log_consent: LogConsent | None = None
+
+
+NO_OPTIONS = ReleaseOptions()
+
+
+class ReleaseComponent(msgspec.Struct, frozen=True, kw_only=True):
+    """A model of another release, as it was when this release was begun: that one may be deleted since."""
+
+    name: str
+    model: ModelName
+    release_id: ReleaseId
+    manifest_sha256: Sha256
+    artifacts: tuple[ReleaseArtifact, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
     """A release; `manifest` is None until the repository vouches for it."""
@@ -163,3 +187,5 @@ class Release:
     profile_order: tuple[str, ...]
     """Profile ids in the order of preference: a device belongs to the first that fits it."""
     created_at: datetime
+    options: ReleaseOptions = NO_OPTIONS
+    components: tuple[ReleaseComponent, ...] = ()

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from controller.registry.bodies import ConversionView, NewConversion, NewVersion, ReleaseView
 from controller.registry.core.choice import choose
-from controller.registry.core.release import assemble, files_to_publish, release_artifacts, served_pipeline
+from controller.registry.core.options import served_pipeline
+from controller.registry.core.release import assemble, files_to_publish, release_artifacts
 from controller.registry.core.types import (
     ArtifactSummary,
     Conversion,
