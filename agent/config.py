@@ -148,6 +148,11 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return self.state_dir / "boot.json"
 
     @property
+    def rewards_path(self) -> Path:
+        """What serving has learned of rewards, shared by all of its processes."""
+        return self.state_dir / "rewards.bin"
+
+    @property
     def run_dir(self) -> Path:
         """Unix sockets, 0700."""
         return self.state_dir / "run"

@@ -26,7 +26,14 @@ from agent.serving.errors import (
     QuotaSpentError,
 )
 from agent.serving.exchange import Caller
-from shared.errors import InvalidInputError, LitefleetError, ModelFailedError, NotFoundError, RetryableError
+from shared.errors import (
+    ConflictError,
+    InvalidInputError,
+    LitefleetError,
+    ModelFailedError,
+    NotFoundError,
+    RetryableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -44,6 +51,10 @@ MAX_BODY_BYTES: Final = 32 * 1024 * 1024
 UNVERIFIED_HEADER: Final = "Litefleet-Unverified"
 KEY_HEADER: Final = "Litefleet-Key"
 """What a request should be answered by the same variant for."""
+VARIANT_HEADER: Final = "Litefleet-Variant"
+"""Which variant answered, where a traffic rule is in force."""
+REPLY_HEADER: Final = "Litefleet-Reply-Id"
+"""What to name in `POST /v2/feedback`, where rewards are learned from."""
 TIMEOUT_HEADER: Final = "Litefleet-Timeout-Ms"
 """After how many milliseconds the caller has no more use for an answer."""
 
@@ -80,6 +91,10 @@ def create_app(
 async def send(engine: Engine, request: web.Request, reply: Reply, response: web.Response) -> web.StreamResponse:
     """Write an answer, then have it counted and compared: a shadow run starts when the caller has what it asked for."""
     ready_s = time.monotonic()
+    if reply.variant:
+        response.headers[VARIANT_HEADER] = reply.variant
+        if reply.reply_id:
+            response.headers[REPLY_HEADER] = reply.reply_id
     try:
         await response.prepare(request)
         await response.write_eof()
@@ -113,6 +128,8 @@ def status_of(error: LitefleetError) -> HTTPStatus:
             return HTTPStatus.UNAUTHORIZED
         case NotFoundError():
             return HTTPStatus.NOT_FOUND
+        case ConflictError():
+            return HTTPStatus.CONFLICT
         case NotAllowedError():
             return HTTPStatus.FORBIDDEN
         case QueueFullError() | QuotaSpentError():

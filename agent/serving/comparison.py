@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from shared.errors import PipelineError
+from shared.evidence import Verdict, share_verdict
 from shared.wire import PairedCounts
 
 if TYPE_CHECKING:
@@ -26,6 +27,14 @@ RATIO_STEP: Final = 0.25
 RATIOS: Final = tuple(2.0 ** (RATIO_STEP * step) for step in range(-8, 9))
 """Upper edges of the histogram of candidate time / stable time, quarters of an octave from 1/4 to 4; a last bin holds
 what is beyond."""
+
+
+FLIPS_ALLOWED: Final = 0.01
+"""Share (0..1) of different answers up to which two releases count as answering alike."""
+ALPHA: Final = 0.025
+"""Chance of a wrong verdict on answers, and of one on times: 5 % of any, however often and long one looks."""
+_SLOWER_FROM: Final = RATIOS.index(2.0**RATIO_STEP) + 1
+"""First bin of pairs in which the candidate took more than 1.19 times as long: less is noise."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,6 +82,18 @@ class PairTally:
         return PairedCounts(
             pairs=self.pairs, flips=self.flips, slower=self.slower, candidate_errors=self.candidate_errors
         )
+
+
+def judged(tally: PairTally) -> tuple[Verdict, Verdict]:
+    """Say whether a comparison shows a difference, in answers and in times: FAIL where it does, PASS where none is.
+
+    An error of the candidate alone is a different answer. Times are judged by a sign test of the median.
+    """
+    compared = sum(tally.ratios)
+    return (
+        share_verdict(trials=tally.pairs, hits=tally.flips + tally.candidate_errors, margin=FLIPS_ALLOWED, alpha=ALPHA),
+        share_verdict(trials=compared, hits=sum(tally.ratios[_SLOWER_FROM:]), margin=0.5, alpha=ALPHA),
+    )
 
 
 def distance(candidate: Outcome, stable: Outcome) -> float:

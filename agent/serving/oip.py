@@ -117,7 +117,7 @@ class _Protocol:
         body, parsed = tensors.read_body(data, request.headers.get(LENGTH_HEADER))
         reply = await self._answer(request, parsed, received_s)
         outputs, blobs = tensors.write_outputs(reply.outcome.outputs, body)
-        parameters = standing.parameters(reply.instance, unverified=self._unverified)
+        parameters = standing.reply_parameters(reply, unverified=self._unverified)
         answer = {**_who(reply), "id": body.id, "parameters": parameters, "outputs": outputs}
         return await send(self._engine, request, reply, _binary(answer, blobs) if blobs else json_answer(answer))
 

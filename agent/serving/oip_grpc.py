@@ -49,8 +49,6 @@ SERVICE: Final = "inference.GRPCInferenceService"
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_BODY_BYTES),
     ("grpc.max_send_message_length", MAX_BODY_BYTES),
-    # A second process on the port would take half of the calls.
-    ("grpc.so_reuseport", 0),
 )
 _STOP_S = 5.0
 _HEALTH = frozenset({"ServerLive", "ServerReady"})
@@ -67,12 +65,22 @@ class GrpcServer:
     """The protocol on one port: loopback, or TLS."""
 
     def __init__(
-        self, engine: Engine, traffic: Traffic, access: Access, *, unverified: str = "", loading: Loading | None = None
+        self,
+        engine: Engine,
+        traffic: Traffic,
+        access: Access,
+        *,
+        unverified: str = "",
+        loading: Loading | None = None,
+        is_shared: bool = False,
     ) -> None:
-        """Make it; see `oip.routes`. Belongs to the running event loop."""
+        """Make it; see `oip.routes`. Belongs to the running event loop.
+
+        `is_shared`: other processes of this agent listen on the port, too. A strange one would take half of the calls.
+        """
         loading = loading or standing.FleetDecides()
         self._service = _Service(engine, traffic, access, unverified=unverified, loading=loading)
-        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server = grpc.aio.server(options=(*_OPTIONS, ("grpc.so_reuseport", int(is_shared))))
         self._server.add_generic_rpc_handlers((self._service.handlers(),))
 
     async def start(self, host: str, port: int, *, certificate: ServerCertificate | None = None) -> int:
@@ -209,7 +217,7 @@ class _Service:
         )
         slot = reply.instance.slot
         answer = wire.ModelInferResponse(model_name=model, model_version=str(slot.version_number), id=asked.id)
-        for name, value in standing.parameters(reply.instance, unverified=self._unverified).items():
+        for name, value in standing.reply_parameters(reply, unverified=self._unverified).items():
             answer.parameters[name].string_param = value
         grpc_tensors.write(reply.outcome.outputs, asked, answer)
         # Counted just before it is sent: gRPC does not tell when that has happened.

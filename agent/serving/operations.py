@@ -13,6 +13,7 @@ import msgspec
 
 from agent.serving import max as max_api
 from agent.serving import oip_messages as oip
+from agent.serving import traffic_messages as traffic
 from agent.serving.api import JSON
 from agent.serving.exposition import OPEN_TYPE, TEXT_TYPE
 from agent.serving.multipart import FORM
@@ -132,6 +133,25 @@ def _classify(path: str, tag: str) -> Operation:
     )
 
 
+def _traffic() -> list[Operation]:
+    tag = "Traffic"
+    feedback = Operation(
+        method="post",
+        path="/v2/feedback",
+        tag=tag,
+        summary="What an answer was worth, once for each answer of a model whose traffic is learned",
+        answer=traffic.FeedbackAnswer,
+        body=traffic.FeedbackBody,
+        refusals=_SENDS | {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT},
+    )
+    model = "/v2/models/{model}"
+    return [
+        _get(f"{model}/traffic", tag, "How a model's requests are divided among its variants", traffic.TrafficState),
+        _get(f"{model}/comparison", tag, "How a model's releases compare on the same requests", traffic.Comparisons),
+        feedback,
+    ]
+
+
 def _tfserving() -> list[Operation]:
     tag = "TensorFlow Serving"
     table: list[Operation] = []
@@ -187,4 +207,4 @@ def _about() -> list[Operation]:
     ]
 
 
-OPERATIONS: Final = (*_oip(), *_tfserving(), *_max(), *_about())
+OPERATIONS: Final = (*_oip(), *_traffic(), *_tfserving(), *_max(), *_about())

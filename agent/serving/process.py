@@ -23,8 +23,10 @@ from agent.serving.access import Access
 from agent.serving.api import create_app
 from agent.serving.boot import BootLedger
 from agent.serving.engine import Engine
+from agent.serving.learning import Learning
 from agent.serving.link import ServingLink
 from agent.serving.loading import load_slot, open_litert
+from agent.serving.mqtt_requests import MqttRequests
 from agent.serving.planning import Planner
 from agent.serving.residency import Limits, default_budget_bytes
 from agent.serving.sockets import hand_over, listen_unix, numbered
@@ -75,9 +77,10 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     load = partial(load_slot, cores=_cores(settings), open_interpreter=open_interpreter)
-    engine = Engine(boot_id=BootId(mint_id(SystemClock())), load=load, limits=_limits(settings))
+    learning = Learning.of_device(settings.rewards_path)
+    engine = Engine(boot_id=BootId(mint_id(SystemClock())), load=load, limits=_limits(settings), learning=learning)
     planner = Planner(engine, BootLedger(settings.boot_path, number=place.number), together=place.together)
-    link = ServingLink(planner.answer)
+    link = ServingLink(MqttRequests(engine, otherwise=planner.answer).answer)
     traffic, certificate = Traffic(), _certificate(settings)
     engine.applications.divide(settings.serving_processes)
     access = Access(engine, is_wide=settings.is_wide, origins=settings.cors_origins)
@@ -183,7 +186,13 @@ async def _listen_grpc(
     host, port = settings.http_host, settings.grpc_port
     try:
         server, port = await protocols.listen_grpc(
-            engine, traffic, access, host=host, port=port, certificate=certificate
+            engine,
+            traffic,
+            access,
+            host=host,
+            port=port,
+            certificate=certificate,
+            is_shared=settings.serving_processes > 1,
         )
     except InvalidInputError as exc:
         # Callers over HTTP must not go without answers for it.

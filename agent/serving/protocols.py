@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from agent.serving import description, oip, pages, scrape, tfserving
+from agent.serving import description, oip, pages, scrape, tfserving, traffic_api
 from agent.serving import max as max_api
 from agent.serving.scrape import Scrape
 from shared.errors import InvalidInputError
@@ -35,6 +35,7 @@ def routes(
         *oip.routes(engine, unverified=unverified, loading=loading),
         *tfserving.routes(engine),
         *max_api.routes(engine),
+        *traffic_api.routes(engine),
         *description.routes(engine),
         *pages.routes(engine),
         *scrape.routes(shown or Scrape(engine=engine)),
@@ -49,12 +50,13 @@ async def listen_grpc(
     host: str,
     port: int,
     certificate: ServerCertificate | None = None,
+    is_shared: bool = False,
     unverified: str = "",
     loading: Loading | None = None,
 ) -> tuple[Listening, int]:
     """Speak gRPC on a port of its own; returns the server and the port, which differs where `port` is 0.
 
-    Without `certificate` the host must be loopback.
+    Without `certificate` the host must be loopback. `is_shared`: other processes of this agent listen there, too.
 
     Raises:
         InvalidInputError: the port is in use, or gRPC is not installed.
@@ -64,5 +66,5 @@ async def listen_grpc(
     except ImportError as exc:
         remedy = "install it: pip install 'litefleet[agent,grpc]'"
         raise InvalidInputError(field="grpc_port", problem=f"gRPC is not installed: {exc}", remedy=remedy) from exc
-    server = GrpcServer(engine, traffic, access, unverified=unverified, loading=loading)
+    server = GrpcServer(engine, traffic, access, unverified=unverified, loading=loading, is_shared=is_shared)
     return server, await server.start(host, port, certificate=certificate)

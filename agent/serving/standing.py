@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from agent.serving.engine import Engine
-    from agent.serving.exchange import LiveRoute
+    from agent.serving.exchange import LiveRoute, Reply
     from agent.serving.resident import Resident
     from agent.serving.work import Work
     from shared.clock import Clock
@@ -89,6 +89,16 @@ def parameters(instance: Resident, *, unverified: str) -> dict[str, str]:
     """Return what is said of a release with every answer of it."""
     known: dict[str, str] = {"release_id": instance.slot.release_id}
     return {**known, "unverified": unverified} if unverified else known
+
+
+def reply_parameters(reply: Reply, *, unverified: str) -> dict[str, str]:
+    """Return what is said with an answer: of its release, and of the traffic rule by which it was chosen, if any."""
+    known = parameters(reply.instance, unverified=unverified)
+    if reply.variant:
+        known["variant"] = reply.variant
+        if reply.reply_id:
+            known["reply_id"] = reply.reply_id
+    return known
 
 
 def check_parameters(given: Collection[str]) -> None:
