@@ -15,9 +15,11 @@ from agent.core.transitions import Signal
 from shared.evidence import Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from agent.core.commands import Draft
     from agent.core.plan import Applied, SlotState, Stats
-    from shared.ids import BootId
+    from shared.ids import BootId, ModelName, ReleaseId
 
 LOAD_RETRY_S = 30.0
 """Before a stable release that serving could not load is looked at again: it may be short of memory, not of bytes."""
@@ -122,8 +124,23 @@ def take_applied(draft: Draft, applied: Applied) -> None:
         held = states.get((model.model, answering.release_id)) if answering is not None else None
         if answering is not None and held is not None and not held.loaded:
             current = _committed_not_loaded(draft, current, answering, held.error)
-        models.append(current)
+        models.append(_probed(current, states))
     draft.state = replace(draft.state, models=tuple(models))
+
+
+def _probed(model: ModelState, states: Mapping[tuple[ModelName, ReleaseId], SlotState]) -> ModelState:
+    """Keep what was measured of each release when it was loaded."""
+
+    def probed(slot: Slot | None) -> Slot | None:
+        held = states.get((model.model, slot.release_id)) if slot is not None else None
+        if slot is None or held is None or held.probe is None or held.probe == slot.probe:
+            return slot
+        return replace(slot, probe=held.probe)
+
+    fresh = [probed(slot) for slot in (model.candidate, model.stable, model.previous)]
+    if fresh == [model.candidate, model.stable, model.previous]:
+        return model
+    return replace(model, candidate=fresh[0], stable=fresh[1], previous=fresh[2])
 
 
 def _candidate_applied(draft: Draft, model: ModelState, slot: SlotState) -> ModelState:

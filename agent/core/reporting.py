@@ -67,6 +67,7 @@ def _slot(state: AgentState, model: ModelState) -> SlotReport:
         stable=model.stable.release_id if model.stable is not None else None,
         candidate=model.candidate.release_id if model.candidate is not None else None,
         unavailable_reason=unavailable_reason(state, model) or _stood_in_for(model),
+        probe=model.serving.probe or msgspec.UNSET if model.serving is not None else msgspec.UNSET,
     )
 
 

@@ -24,6 +24,7 @@ from shared.ids import (
     RolloutId,
     Sha256,
 )
+from shared.probe import ModelProbe
 from shared.traffic import line_of, variant_of
 from shared.wire import (
     NO_BODY,
@@ -94,6 +95,8 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     """From the verified manifest; 0 until that was fetched."""
     damaged: str = ""
     """Why its files must not be loaded, until they were fetched again."""
+    probe: ModelProbe | None = None
+    """What it costs here, as this life of serving, or an earlier one, has measured it; None before it was loaded."""
 
     @property
     def release_id(self) -> ReleaseId:
@@ -189,6 +192,11 @@ class ModelState(msgspec.Struct, frozen=True, kw_only=True):
             if slot is not None and not slot.damaged:
                 return slot
         return None
+
+    @property
+    def serving(self) -> Slot | None:
+        """The release that answers by default: the candidate in its probation, else what is committed."""
+        return self.candidate if self.phase is Phase.PROBATION else self.answering
 
 
 class Floor(msgspec.Struct, frozen=True, kw_only=True):

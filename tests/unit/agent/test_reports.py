@@ -6,8 +6,10 @@ import msgspec
 
 from agent.core import events as ev
 from agent.core.commands import PublishReport, RemoveRelease
+from agent.core.plan import Applied, SlotState
 from agent.core.reporting import heartbeat_of, report_of, with_trouble
 from agent.core.state import AgentState
+from shared.probe import ExecutionMode, ModelProbe, ThreadTiming
 from shared.wire import NO_BODY, AssignmentStatus, PairedCounts
 from tests.support.device_core import Bench, only, release
 
@@ -177,3 +179,52 @@ def test_files_that_nobody_knows_are_removed_once_a_desired_is_followed() -> Non
     bench = Bench()
     bench.feed(ev.Started(at=bench.at, settings=bench.state.settings, on_disk=(release("v9").release_id,)))
     assert [c.release_id for c in only(bench.desire(release("v1")), RemoveRelease)] == ["v9"]
+
+
+def _probe(p50_ms: float) -> ModelProbe:
+    timing = ThreadTiming(threads=1, p50_ms=p50_ms)
+    return ModelProbe(mode=ExecutionMode.INLINE, workers=1, threads=1, by_threads=(timing,))
+
+
+def _load(bench: Bench, **probes: ModelProbe) -> None:
+    """Serving converges on the newest plan, and tells what it measured."""
+    slots = tuple(
+        SlotState(model=slot.model, release_id=slot.release_id, loaded=True, probe=probes.get(slot.release_id))
+        for slot in bench.state.plan.slots
+    )
+    applied = Applied(serial=bench.state.plan.serial, boot_id=bench.boot, slots=slots)
+    bench.feed(ev.PlanApplied(at=bench.at, applied=applied))
+
+
+def test_report_tells_what_the_release_that_serves_was_measured_to_cost() -> None:
+    bench = Bench()
+    bench.start()
+    bench.commit("v1")
+    assert bench.report.slots[0].probe is msgspec.UNSET
+    _load(bench, v1=_probe(0.1))
+    assert bench.report.slots[0].probe == _probe(0.1)
+    _load(bench)
+    assert bench.report.slots[0].probe == _probe(0.1)
+
+
+def test_report_of_the_same_probe_again_is_not_published_again() -> None:
+    bench = Bench()
+    bench.start()
+    bench.commit("v1")
+    _load(bench, v1=_probe(0.1))
+    revision = bench.state.report_revision
+    _load(bench, v1=_probe(0.1))
+    assert bench.state.report_revision == revision
+
+
+def test_report_tells_of_the_candidate_only_when_it_answers() -> None:
+    bench = Bench()
+    bench.start()
+    bench.commit("v1")
+    _load(bench, v1=_probe(0.1))
+    bench.stage("v2")
+    _load(bench, v1=_probe(0.1), v2=_probe(0.2))
+    in_shadow = bench.report.slots[0].probe
+    bench.commit("v2")
+    _load(bench, v2=_probe(0.2))
+    assert (in_shadow, bench.report.slots[0].probe) == (_probe(0.1), _probe(0.2))
