@@ -47,7 +47,7 @@ from agent.link.mqtt import (
     SealedPulse,
 )
 from agent.link.outbox import Outbox, OutboxTimes
-from agent.serving.link import ServingClient
+from agent.serving.pool import serving_of
 from agent.started import look_around
 from shared.clock import SystemClock
 from shared.errors import (
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from agent.core.events import Event
     from agent.core.state import AgentState
     from agent.link.identity import Identity
+    from agent.serving.pool import Serving
     from shared.clock import Clock
 
 MAX_WAITING: Final = 256
@@ -127,7 +128,7 @@ class Control:
         # Before anything else runs: no event may meet a state that has not been held against the disk.
         start = await self._restore()
         _return_memory()
-        serving = ServingClient(self._settings.serving_socket)
+        serving = serving_of(self._settings, self._clock)
         try:
             async with asyncio.TaskGroup() as group:
                 # The one TaskGroup: any part that fails takes all with it, and the supervisor starts the whole again.
@@ -144,7 +145,7 @@ class Control:
         finally:
             await serving.close()
 
-    def _executor(self, serving: ServingClient, group: asyncio.TaskGroup) -> Executor:
+    def _executor(self, serving: Serving, group: asyncio.TaskGroup) -> Executor:
         settings = self._settings
         limits = DownloadLimits(max_bytes=settings.max_download_bytes, min_rate_bytes_s=settings.min_rate_bytes_s)
         return Executor(

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from agent.documents import Documents
     from agent.fetching import Fetcher
     from agent.link.outbox import Outbox
-    from agent.serving.link import ServingClient
+    from agent.serving.pool import Serving
     from shared.clock import Clock
     from shared.ids import ModelName, ReleaseId
 
@@ -71,7 +71,7 @@ class Executor:
         clock: Clock,
         slots: Slots,
         boot_path: Path,
-        serving: ServingClient,
+        serving: Serving,
         fetcher: Fetcher,
         documents: Documents,
         emit: Callable[[Event], Awaitable[None]],

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import structlog
 from msgspec.structs import replace
 
-from agent.core.plan import Applied, FromServing, GetStats, Plan, SetPlan, ToServing
+from agent.core.plan import Applied, GetStats, Plan, SetPlan
 from agent.serving import routing
 from shared.ids import ReleaseId
 
 if TYPE_CHECKING:
-    from agent.core.plan import BootFile
+    from agent.core.plan import BootFile, Stats
     from agent.serving.boot import BootLedger
     from agent.serving.engine import Engine
 
@@ -25,8 +25,10 @@ _log = structlog.get_logger(__name__)
 class Planner:
     """Brings plans to the engine. Before a candidate loads, a try is taken off the boot file, on disk."""
 
-    def __init__(self, engine: Engine, ledger: BootLedger) -> None:
+    def __init__(self, engine: Engine, ledger: BootLedger, *, together: str = "") -> None:
+        """`together` names the round that this process started in with others; empty: it started on its own."""
         self._engine, self._ledger = engine, ledger
+        self._together = f"start {together or engine.recorder.boot_id}"
         self._booted = asyncio.Event()
 
     async def boot(self) -> None:
@@ -47,7 +49,7 @@ class Planner:
         except TimeoutError:
             return False
 
-    async def answer(self, message: ToServing) -> FromServing:
+    async def answer(self, message: SetPlan | GetStats) -> Applied | Stats:
         """Do what control asks."""
         match message:
             case SetPlan(plan=plan):
@@ -63,7 +65,7 @@ class Planner:
             return
         # Stable first: if the candidate brings us down, callers were at least answered until then.
         await self._engine.apply(_without(boot.plan, fragile))
-        if await asyncio.to_thread(self._ledger.spend_try, boot):
+        if await asyncio.to_thread(self._ledger.spend_try, boot, together=self._together):
             await self._engine.apply(boot.plan)
             return
         _log.error("candidate_given_up", releases=sorted(fragile), reason=TRIES_EXHAUSTED)
@@ -76,7 +78,7 @@ class Planner:
         guarded = fresh & routing.fragile(boot) if boot is not None else set[ReleaseId]()
         if boot is None or not guarded:
             return await self._engine.apply(plan)
-        if await asyncio.to_thread(self._ledger.spend_try, boot):
+        if await asyncio.to_thread(self._ledger.spend_try, boot, together=f"plan {plan.serial}"):
             return await self._engine.apply(plan)
         return await self._engine.apply(plan, refused=dict.fromkeys(guarded, TRIES_EXHAUSTED))
 

@@ -12,6 +12,7 @@ from shared.ids import ModelName, ReleaseId
 if TYPE_CHECKING:
     from pathlib import Path
 
+START = "start 1"
 TRICKY = Route(model=ModelName("digits"), primary=None, unavailable_reason='he wrote "tries_left":9 here')
 
 
@@ -32,7 +33,7 @@ def test_try_is_spent_on_disk_before_it_is_used(tmp_path: Path, tries: int) -> N
     ledger = written(tmp_path / "boot.json", boot_file(tries))
     boot = ledger.read()
     assert boot is not None
-    assert ledger.spend_try(boot)
+    assert ledger.spend_try(boot, together=START)
     assert ledger.read() == boot_file(tries - 1)
 
 
@@ -42,7 +43,7 @@ def test_no_try_is_left_after_the_last(tmp_path: Path) -> None:
     for _ in range(3):
         boot = ledger.read()
         assert boot is not None
-        spent.append(ledger.spend_try(boot))
+        spent.append(ledger.spend_try(boot, together=START))
     assert spent == [True, False, False]
 
 
@@ -52,7 +53,7 @@ def test_newer_file_of_control_is_never_overwritten(tmp_path: Path) -> None:
     assert old is not None
     committed = BootFile(plan=Plan(serial=8), fallback=Plan(serial=8), tries_left=3)
     written(tmp_path / "boot.json", committed)
-    assert ledger.spend_try(old)
+    assert ledger.spend_try(old, together=START)
     assert ledger.read() == committed
 
 
@@ -74,4 +75,4 @@ def test_try_that_cannot_be_written_is_not_given(tmp_path: Path) -> None:
     assert boot is not None
     path.unlink()
     path.mkdir()
-    assert not ledger.spend_try(boot)
+    assert not ledger.spend_try(boot, together=START)
