@@ -2,11 +2,15 @@
 
 `lf/v1/{shard}/{device}/{up|down}/{channel}`, with 256 shards so that controllers can divide the fleet, and an ACL of
 two patterns: `write lf/v1/+/%u/up/#`, `read lf/v1/+/%u/down/#`.
+
+Applications that have only the broker ask a device at `lf/v1/{shard}/{device}/infer/{login}` and are answered below it,
+at `…/reply/{client}`. The login is the application's name, or `application.client` for one of several programs of it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,6 +22,9 @@ PULSE = f"{ROOT}/pulse"
 SENTINEL = f"{ROOT}/sentinel"
 SHARDS = 256
 _LEVELS = 6
+_REPLY = "reply"
+_LOGIN = re.compile(r"[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})?")
+_CLIENT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Channel(StrEnum):
@@ -57,6 +64,41 @@ def device_topic(device: DeviceId, channel: Channel) -> str:
 def uplink_filter(shard: int | None = None) -> str:
     """Return the subscription that takes everything devices send, of one shard or of all."""
     return f"{ROOT}/{'+' if shard is None else f'{shard:02x}'}/+/up/+"
+
+
+def inference_topic(device: DeviceId, login: str) -> str:
+    """Return the topic on which an application asks a device."""
+    return f"{ROOT}/{shard_of(device):02x}/{device}/infer/{login}"
+
+
+def inference_filter(device: DeviceId) -> str:
+    """Return the subscription that takes the requests of every application to a device, and no reply."""
+    return inference_topic(device, "+")
+
+
+def login_of(topic: str, device: DeviceId) -> str | None:
+    """Return who asks by this topic; None when it is not one on which `device` is asked."""
+    login = topic.rpartition("/")[2]
+    return login if _LOGIN.fullmatch(login) and topic == inference_topic(device, login) else None
+
+
+def application_of(login: str) -> str:
+    """Return the application that a login belongs to."""
+    return login.partition(".")[0]
+
+
+def is_login(login: str) -> bool:
+    """Whether this can be a login of an application at the broker."""
+    return _LOGIN.fullmatch(login) is not None
+
+
+def reply_topic(asked: str, reply: str) -> str | None:
+    """Return where a request that came by topic `asked` is answered; None when that is not below its own topic.
+
+    `reply` is what the request says: the name of a client, or the whole topic.
+    """
+    client = reply.removeprefix(f"{asked}/{_REPLY}/")
+    return f"{asked}/{_REPLY}/{client}" if _CLIENT.fullmatch(client) else None
 
 
 def parse(topic: str) -> DeviceTopic:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from shared.applications import ApplicationGrant
+from shared.broker_inference import RequestKind
 from shared.ids import BootId, ModelName, ReleaseId, Sha256
 from shared.probe import ModelProbe
 from shared.request_log import LogWish
@@ -133,8 +134,35 @@ class GetStats(msgspec.Struct, frozen=True, kw_only=True, tag="get_stats"):
     """Control → serving: tell what you measured."""
 
 
-ToServing = SetPlan | GetStats
-FromServing = Applied | Stats
+class AskInference(msgspec.Struct, frozen=True, kw_only=True, tag="ask_inference"):
+    """Control → serving: answer a request that came by the broker, of an application which that has let in."""
+
+    application: str
+    model: ModelName
+    version: str = ""
+    """Empty: whichever answers."""
+    kind: RequestKind = RequestKind.INFER
+    key: str = ""
+    """Whatever the application wants answered by the same variant each time."""
+    body: bytes
+    header_bytes: int | None = None
+    """How much of the body is JSON; the rest of it is tensors. None: all of it."""
+    timeout_s: float
+    """After so long nobody waits for the answer."""
+
+
+class InferenceAnswered(msgspec.Struct, frozen=True, kw_only=True, tag="inference_answered"):
+    """Serving's answer, or its refusal as a problem in JSON."""
+
+    status: int
+    """As HTTP has it."""
+    body: bytes
+    header_bytes: int | None = None
+    retry_after_s: float | None = None
+
+
+ToServing = SetPlan | GetStats | AskInference
+FromServing = Applied | Stats | InferenceAnswered
 
 
 class BootFile(msgspec.Struct, frozen=True, kw_only=True):

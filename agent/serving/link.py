@@ -75,7 +75,7 @@ class ServingClient:
     """
 
     def __init__(self, path: Path, *, stats_deadline_s: float = STATS_DEADLINE_S) -> None:
-        self._plans, self._questions = _Line(path), _Line(path)
+        self._plans, self._questions = Line(path), Line(path)
         self._stats_deadline_s = stats_deadline_s
         self._silences = 0
 
@@ -137,7 +137,7 @@ def _end_hung(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-class _Line:
+class Line:
     """One connection to serving; one call at a time, others wait."""
 
     def __init__(self, path: Path) -> None:
