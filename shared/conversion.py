@@ -11,7 +11,7 @@ import msgspec
 
 from shared.hardware import HardwareProfile, Runtime
 from shared.ids import ConversionId, HardwareProfileId, Sha256
-from shared.manifest import Accuracy, GoldenCheck, Scheme, TensorSpec
+from shared.manifest import Accuracy, GoldenCheck, ReferenceHistogram, Scheme, TensorSpec
 from shared.pipeline import PipelineSpec
 
 
@@ -249,6 +249,8 @@ class ConvertedArtifact(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: float
     """Median of one invocation on the machine that converted; a ratio's denominator, not a promise."""
     golden: GoldenCheck
+    references: tuple[ReferenceHistogram, ...] = ()
+    """How inputs and answers of the evaluation data are distributed: what drift is measured against on devices."""
     recipe: Recipe | None = None
     report: GateReport = GateReport()
     refused_for: dict[HardwareProfileId, str] = {}

@@ -15,25 +15,27 @@ import msgspec
 import numpy as np
 
 from converters.judgement import gate, golden_cases, parity, reference, runtimes
-from converters.judgement.answers import Answerer
+from converters.judgement.answers import Answerer, classifies
 from shared.conversion import CheckOutcome, ConvertedArtifact, RuntimeVersion
 from shared.hardware import Runtime
 from shared.manifest import MAX_MANIFEST_BYTES, digest
+from shared.runtime import drift
 from shared.runtime.interpreter import LiteRtInterpreter, runtime_name_and_version
 from shared.runtime.pipeline import CompiledPipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from converters.judgement.answers import Block
     from converters.judgement.reference import Reference
     from converters.judgement.search import Trial
     from converters.judgement.stopwatch import Stopwatch, Timing
     from shared.conversion import ConversionRequest, GateReport, RuntimeCheck
     from shared.hardware import HardwareProfile
     from shared.ids import HardwareProfileId
-    from shared.manifest import GoldenCheck
+    from shared.manifest import GoldenCheck, ReferenceHistogram
     from shared.pipeline import PipelineSpec
 
     Tensor = NDArray[Any]
@@ -45,6 +47,10 @@ _USUAL = {Runtime.TFLITE_RUNTIME: "2.14.0"}
 _GOLDEN_BYTES = MAX_MANIFEST_BYTES * 9 // 16
 """Of the golden checks in one release, an artifact for each class: as text they take a third more, and the manifest
 holds other things, too. Large inputs so have fewer cases."""
+
+
+_REFERENCE_ITEMS = 2048
+"""Of the gate split, evenly over all; from more, a device would learn little with its own window of 512."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +74,13 @@ class Court:
             ModelFailedError: it breaks on an item.
         """
         request, judged = self.request, self.judged
+        answered: list[dict[str, float]] = []
         with Answerer(content, self.pipeline, cores=request.threads, stateful=self.stateful) as answerer:
-            compared = reference.compare(judged, answerer.over(judged.samples))
+            compared = reference.compare(judged, _noted(answerer.over(judged.samples), answered))
         evidence = judged.evidence(compared.answers, request.budget.confident)
         interpreter = LiteRtInterpreter(content, threads=1)
-        inputs = self._golden_inputs(CompiledPipeline(self.pipeline, interpreter), _case_bytes(interpreter))
+        pipeline = CompiledPipeline(self.pipeline, interpreter)
+        inputs = self._golden_inputs(pipeline, _case_bytes(interpreter))
         golden, disagreement = golden_cases.make(content, inputs, trial.recipe.scheme)
         timing = self.stopwatch.time(content, inputs[0])
         report = self._report(evidence, compared.parity.snr_db, timing, look)
@@ -96,6 +104,7 @@ class Court:
             max_abs_diff=compared.parity.max_abs_diff,
             latency_ms=timing.median_ms,
             golden=golden,
+            references=self._references(pipeline, answered if classifies(interpreter.outputs) else []),
             recipe=trial.recipe,
             report=report,
             refused=refused,
@@ -107,6 +116,15 @@ class Court:
         chosen = golden_cases.choose(judged.truth, judged.leads, max(1, min(request.golden_cases, room)))
         # What remembers is asked in the order in which it was judged.
         return [pipeline.prepare(judged.samples.item(index)) for index in sorted(chosen)]
+
+    def _references(
+        self, pipeline: CompiledPipeline, answered: Sequence[dict[str, float]]
+    ) -> tuple[ReferenceHistogram, ...]:
+        """Return what devices hold their own requests against, by the code that they count those with."""
+        samples = self.judged.samples
+        step = max(1, -(-len(samples) // _REFERENCE_ITEMS))
+        fed = (pipeline.prepare(samples.item(index)) for index in range(0, len(samples), step))
+        return (*drift.references([drift.input_figures(each) for each in fed]), *drift.references(answered))
 
     def _report(self, evidence: gate.Evidence, snr_db: float | None, timing: Timing, look: int) -> GateReport:
         budget, names = self.request.budget, self.request.pipeline.labels
@@ -133,6 +151,13 @@ class Court:
         path = Path(self.request.scratch_path) / f"{trial.recipe.scheme}-{trial.sha256[:12]}.tflite"
         path.write_bytes(content)
         return path
+
+
+def _noted(blocks: Iterator[Block], figures: list[dict[str, float]]) -> Iterator[Block]:
+    """Pass the answers on, and note of each what drift is measured by."""
+    for block in blocks:
+        figures += [drift.output_figures(scores) for scores in block.scores]
+        yield block
 
 
 def _case_bytes(interpreter: LiteRtInterpreter) -> int:

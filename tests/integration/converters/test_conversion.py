@@ -131,6 +131,13 @@ def test_digits_golden_check_holds_on_every_kind_of_kernels(digits: ConversionRe
     assert len(made.golden.cases) == 8
 
 
+def test_digits_references_hold_every_item_of_the_gate_split(digits: ConversionResult) -> None:
+    (made,) = digits.artifacts
+    names = [reference.name for reference in made.references]
+    assert names == ["input.mean", "input.deviation", "input.extremes", "class", "confidence"]
+    assert all(sum(reference.counts) == made.accuracy.samples for reference in made.references)
+
+
 def test_digits_whole_table_is_kept_with_a_reason_for_each(digits: ConversionResult) -> None:
     schemes = {row.recipe.scheme for row in digits.candidates}
     assert schemes >= {Scheme.FLOAT32, Scheme.FLOAT16, Scheme.DYNAMIC_INT8, Scheme.WEIGHT_INT8, Scheme.FULL_INT8}
