@@ -2,219 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import sys
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import msgspec
 import pytest
-import pytest_asyncio
 
-from controller.blobs import Blobs
-from controller.convert import Converter, ConvertFolders
-from controller.facts import ArtifactChoice, DeviceFacts, Misfit, PublishedFile
-from controller.http.blob_routes import endpoints as blob_endpoints
+from controller.facts import ArtifactChoice, Misfit
 from controller.registry import store
 from controller.registry.conversions import Conversions
 from controller.registry.core.types import ConversionState
-from controller.registry.measurements import Measurements
-from controller.registry.releases import Releases
-from controller.registry.routes import RegistryRoutes
-from controller.registry.routes import endpoints as registry_endpoints
-from controller.registry.service import Registry
 from shared import dataset, manifest
-from shared.clock import SystemClock
 from shared.conversion import RuntimeVersion
-from shared.conversion_process import ConvertLimits
-from shared.errors import UnreachableError
 from shared.hardware import DeviceHardware, Runtime
-from shared.ids import DeviceId, ReleaseId, Sha256
-from tests.support import fake_converter
-from tests.support.api import served_api
+from shared.ids import ReleaseId, Sha256
 from tests.support.datasets import opaque, spec_of
+from tests.support.registry_world import BreakingWorker, World, order_of
 from tests.support.waiting import wait_until_async
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
-
-    import aiohttp
-
-    from controller.db.engine import Database
-    from controller.db.unit_of_work import UnitOfWork
-    from controller.registry.core.types import Card
-    from shared.conversion import ConversionResult
-
-LIMITS = ConvertLimits(wall_s=30.0, cpu_s=20, address_space_bytes=1024**3, file_bytes=8 * 1024**2, threads=1)
-
-
-@dataclass
-class RecordingPublisher:
-    """A repository that remembers, and is away when told to be."""
-
-    published: list[PublishedFile] = field(default_factory=list)
-    away: bool = False
-
-    async def publish(self, files: Sequence[PublishedFile]) -> None:
-        if self.away:
-            raise UnreachableError("the repository is away")
-        self.published.extend(file for file in files if file not in self.published)
-
-
-class BreakingWorker:
-    """A worker with a fault of its own."""
-
-    async def convert(self, *_: object) -> tuple[ConversionResult, Card | None]:
-        raise RuntimeError("a fault")
-
-
-@dataclass
-class ListedUse:
-    """Who uses which release, as the test says."""
-
-    users: dict[str, str] = field(default_factory=dict)
-
-    async def in_use(self, _uow: UnitOfWork, release_id: ReleaseId) -> str:
-        return self.users.get(release_id, "")
-
-
-@dataclass
-class ListedRuntimes:
-    """The fleet's interpreters, as the test says."""
-
-    present: tuple[RuntimeVersion, ...] = ()
-
-    async def runtimes(self, _uow: UnitOfWork) -> tuple[RuntimeVersion, ...]:
-        return self.present
-
-
-class NoDevices:
-    """A fleet of none."""
-
-    async def facts(self, _uow: UnitOfWork, _ids: Sequence[DeviceId]) -> dict[DeviceId, DeviceFacts]:
-        return {}
-
-    async def set_measurements(self, *_: object) -> None:
-        raise AssertionError("nobody is asked")
-
-
-@dataclass(kw_only=True)
-class World:
-    database: Database
-    blobs: Blobs
-    publisher: RecordingPublisher
-    use: ListedUse
-    fleet: ListedRuntimes
-    conversions: Conversions
-    releases: Releases
-    api: aiohttp.ClientSession
-
-    async def upload(self, data: bytes) -> str:
-        return await self.blobs.put_bytes(data)
-
-    async def post(self, path: str, body: dict[str, object]) -> tuple[int, dict[str, object]]:
-        async with self.api.post(f"/api/v1{path}", json=body) as reply:
-            answer: dict[str, object] = await reply.json()
-            return reply.status, answer
-
-    async def get(self, path: str) -> dict[str, object]:
-        async with self.api.get(f"/api/v1{path}") as reply:
-            assert reply.status == 200, await reply.text()
-            answer: dict[str, object] = await reply.json()
-            return answer
-
-    async def order(self, behaviour: str = "good") -> str:
-        """Order a conversion whose program behaves so, and return its id."""
-        source = await self.upload(behaviour.encode())
-        await self.post("/models/digits/versions", {"sha256": source, "filename": "m.keras", "source_format": "keras"})
-        versions = (await self.get("/models/digits/versions"))["items"]
-        assert isinstance(versions, list)
-        number = next(version["number"] for version in versions if version["sha256"] == source)
-        status, answer = await self.post("/conversions", _order(number, await self.data()))
-        assert status == 202, answer
-        return str(answer["conversion_id"])
-
-    async def data(self) -> str:
-        """Register a dataset and return its digest."""
-        for content in opaque().values():
-            await self.upload(content)
-        status, registered = await self.post("/datasets", {"document": msgspec.to_builtins(spec_of(opaque()))})
-        assert status in {200, 201}, registered
-        return str(registered["sha256"])
-
-    async def converted(self, conversion_id: str) -> dict[str, object]:
-        """Return a conversion once it ended."""
-
-        async def ended() -> dict[str, object] | None:
-            shown = await self.get(f"/conversions/{conversion_id}")
-            return shown if shown["state"] in {"succeeded", "failed", "canceled"} else None
-
-        return await wait_until_async(ended, within_s=20)
-
-    @contextlib.asynccontextmanager
-    async def working(self) -> AsyncIterator[None]:
-        """Let a worker work the queue off."""
-        async with asyncio.TaskGroup() as group:
-            worker = group.create_task(self.conversions.work())
-            try:
-                yield
-            finally:
-                worker.cancel()
-
-    async def release(self) -> dict[str, object]:
-        async with self.working():
-            conversion_id = await self.order()
-            await self.converted(conversion_id)
-        status, released = await self.post("/releases", {"conversion_id": conversion_id})
-        assert status == 201, released
-        return released
-
-
-@pytest_asyncio.fixture
-async def world(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[4]))
-    clock = SystemClock()
-    blobs = Blobs(tmp_path / "blobs", max_blob_bytes=10_000_000)
-    command = (sys.executable, fake_converter.__file__)
-    folders = ConvertFolders(
-        scratch=tmp_path / "scratch", cache=tmp_path / "cache", cache_bytes=10_000, environments=tmp_path / "workers"
-    )
-    converter = Converter(command=command, blobs=blobs, folders=folders, limits=LIMITS, clock=clock)
-    fleet = ListedRuntimes()
-    publisher, use = RecordingPublisher(), ListedUse()
-    conversions = Conversions(database=database, blobs=blobs, worker=converter, runtimes=fleet, clock=clock)
-    releases = Releases(database=database, blobs=blobs, publisher=publisher, use=use, clock=clock)
-    registry = Registry(database=database, blobs=blobs, clock=clock)
-    nobody = NoDevices()
-    measurements = Measurements(database=database, devices=nobody, desires=nobody, publisher=publisher, clock=clock)
-    routes = RegistryRoutes(
-        registry=registry, conversions=conversions, measurements=measurements, releases=releases, blobs=blobs
-    )
-    async with served_api([*blob_endpoints(blobs), *registry_endpoints(routes)]) as api:
-        yield World(
-            database=database,
-            blobs=blobs,
-            publisher=publisher,
-            use=use,
-            fleet=fleet,
-            conversions=conversions,
-            releases=releases,
-            api=api,
-        )
-    blobs.close()
-
-
-def _order(number: int, data: str, **changed: object) -> dict[str, object]:
-    order: dict[str, object] = {
-        "model": "digits",
-        "version_number": number,
-        "dataset_sha256": data,
-        "pipeline": {"steps": [{"type": "run_model"}]},
-    }
-    return {**order, **changed}
 
 
 def _document() -> dict[str, object]:
@@ -343,7 +147,7 @@ async def test_conversion_of_unusable_input_is_422_and_names_it(
     world: World, changed: dict[str, object], pointer: str
 ) -> None:
     await world.order()
-    status, problem = await world.post("/conversions", _order(1, await world.data(), **changed))
+    status, problem = await world.post("/conversions", order_of(1, await world.data(), **changed))
     errors = problem["errors"]
     assert isinstance(errors, list)
     assert (status, errors[0]["pointer"]) == (422, pointer)
