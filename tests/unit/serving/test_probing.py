@@ -123,11 +123,11 @@ def test_batches_are_not_made_of_what_may_not_be_joined() -> None:
 
 
 def _over_the_batch(items: Tensor) -> Tensor:
-    return items - items.mean(axis=0)
+    return np.asarray(items - items.mean(axis=0))
 
 
 def _all_in_one(items: Tensor) -> Tensor:
-    return items.sum(axis=0, keepdims=True)
+    return np.asarray(items.sum(axis=0, keepdims=True))
 
 
 @pytest.mark.parametrize("answer", [_over_the_batch, _all_in_one])

@@ -136,9 +136,8 @@ async def test_full_queue_refuses_and_what_is_late_in_it_makes_room(desk: Desk) 
 
 async def test_attack_large_requests_fill_the_queue_by_their_bytes(desk: Desk) -> None:
     await desk.occupy()
-    large = InferRequest(inputs=(NamedTensor(name="x", array=np.zeros((QUEUE_BYTES // 4 // 10, 10), np.float32)),))
-    assert large.size_bytes > QUEUE_BYTES // 2
-    # One that is larger than all may wait alone; a second one may not.
+    large = InferRequest(inputs=(NamedTensor(name="x", array=np.zeros((QUEUE_BYTES // 60, 10), np.float32)),))
+    assert QUEUE_BYTES // 2 < large.size_bytes < QUEUE_BYTES
     desk.workers.submit(large, desk.answers.append)
     with pytest.raises(QueueFullError):
         desk.workers.submit(large, desk.answers.append)
@@ -146,6 +145,15 @@ async def test_attack_large_requests_fill_the_queue_by_their_bytes(desk: Desk) -
     assert await desk.tops(3) == ["0", "0", "2"]
     desk.workers.submit(large, desk.answers.append)
     await desk.tops(4)
+
+
+async def test_request_larger_than_the_queue_may_wait_alone(desk: Desk) -> None:
+    await desk.occupy()
+    rows = np.zeros((QUEUE_BYTES // 40 + 1, 10), np.float32)
+    desk.workers.submit(InferRequest(inputs=(NamedTensor(name="x", array=rows),)), desk.answers.append)
+    with pytest.raises(QueueFullError):
+        desk.ask(1)
+    assert await desk.tops(2) == ["0", "0"]
 
 
 async def test_closed_workers_finish_what_waits_and_end(desk: Desk) -> None:
