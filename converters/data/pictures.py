@@ -12,8 +12,8 @@ import numpy as np
 
 from converters.data.shards import ZIP_ERRORS, map_npy
 from shared.errors import InvalidInputError, PipelineError
-from shared.pipeline import DecodeImage, ResizeImage
-from shared.runtime import ops
+from shared.runtime import audio_ops, image_ops
+from shared.steps import DecodeAudio, DecodeImage, ResizeImage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,14 +32,16 @@ _SAVE_IMAGES = "put JPEG or PNG files into a stored .zip, each below a folder of
 def unpack(path: Path, spec: PipelineSpec, labels: Sequence[str], field: str, into: Path) -> tuple[Tensor, list[int]]:
     """Decode the images of a `.zip` to `(N, H, W, C) uint8`, in the order of their names; return their labels, too.
 
+    Sounds become waves `(N, samples) float32` in the same way.
+
     The labels are empty where the images lie in no folders.
 
     Raises:
         InvalidInputError: names the image and says what would mend it.
     """
-    decode = next((step for step in spec.steps if isinstance(step, DecodeImage)), None)
+    decode = next((step for step in spec.steps if isinstance(step, DecodeImage | DecodeAudio)), None)
     if decode is None:
-        remedy = "begin it with {type: decode_image}, or give the samples as arrays"
+        remedy = "begin it with {type: decode_image} or {type: decode_audio}, or give the samples as arrays"
         raise InvalidInputError(
             field="pipeline.steps", problem="takes no images, and the data are images", remedy=remedy
         )
@@ -69,26 +71,39 @@ def resized(items: Tensor, spec: PipelineSpec, field: str, into: Path) -> Tensor
 
 
 def _resize_step(spec: PipelineSpec) -> ResizeImage | None:
-    return next((step for step in spec.steps if isinstance(step, ResizeImage)), None)
+    """Return the step that gives every image its size, where nothing stands between: twice resized is once resized."""
+    first = next((step for step in spec.steps if not isinstance(step, DecodeImage)), None)
+    return first if isinstance(first, ResizeImage) else None
 
 
 def _picture(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, decode: DecodeImage, resize: ResizeImage | None, field: str
+    archive: zipfile.ZipFile,
+    info: zipfile.ZipInfo,
+    decode: DecodeImage | DecodeAudio,
+    resize: ResizeImage | None,
+    field: str,
 ) -> Tensor:
     where = f"{field}.{info.filename[:100]}"
     if info.file_size > _MAX_ENCODED_BYTES:
         problem = f"has {info.file_size} bytes, more than {_MAX_ENCODED_BYTES}"
         raise InvalidInputError(field=where, problem=problem, remedy="no image needs as many")
     try:
-        picture = ops.decode_image(archive.read(info), decode.colour, resize)
+        item = _decoded(archive.read(info), decode, resize)
     except PipelineError as exc:
         raise InvalidInputError(field=where, problem=str(exc)) from exc
-    return picture if resize is None else _resized(picture, resize, where)
+    return item if resize is None else _resized(item, resize, where)
+
+
+def _decoded(encoded: bytes, step: DecodeImage | DecodeAudio, resize: ResizeImage | None) -> Tensor:
+    if isinstance(step, DecodeAudio):
+        return audio_ops.decode_audio(encoded, step)
+    at_least = None if resize is None else image_ops.AtLeast(height=resize.height, width=resize.width)
+    return image_ops.decode_image(encoded, step, at_least).pixels
 
 
 def _resized(item: Tensor, step: ResizeImage, field: str) -> Tensor:
     try:
-        return ops.resize_image(item, step)
+        return image_ops.resize_image(item, step)
     except PipelineError as exc:
         raise InvalidInputError(field=field, problem=str(exc)) from exc
 
@@ -114,7 +129,9 @@ def _saved(items: Iterable[Tensor], count: int, field: str, into: Path) -> Tenso
             saved = np.lib.format.open_memmap(into, mode="w+", dtype=item.dtype, shape=(count, *item.shape))
         if item.shape != saved.shape[1:]:
             problem = f"image {index} is {item.shape}, and the first is {saved.shape[1:]}"
-            raise InvalidInputError(field=field, problem=problem, remedy="add a resize_image step to the pipeline")
+            raise InvalidInputError(
+                field=field, problem=problem, remedy="add a resize_image step, or samples to decode_audio"
+            )
         saved[index] = item
     # Opened anew, to be read only.
     del saved
