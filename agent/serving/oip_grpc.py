@@ -20,6 +20,7 @@ from agent.serving import grpc_tensors, standing
 from agent.serving import open_inference_pb2 as wire
 from agent.serving.api import KEY_HEADER, MAX_BODY_BYTES
 from agent.serving.errors import (
+    DeadlinePassedError,
     KeyRefusedError,
     ModelUnavailableError,
     NotAllowedError,
@@ -300,6 +301,8 @@ def _code(error: LitefleetError) -> grpc.StatusCode:
             return grpc.StatusCode.PERMISSION_DENIED
         case QueueFullError() | QuotaSpentError():
             return grpc.StatusCode.RESOURCE_EXHAUSTED
+        case DeadlinePassedError():
+            return grpc.StatusCode.DEADLINE_EXCEEDED
         case RetryableError():
             return grpc.StatusCode.UNAVAILABLE
         case ModelFailedError():
