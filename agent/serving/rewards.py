@@ -94,7 +94,9 @@ class RewardLedger:
     @classmethod
     def open(cls, path: Path, *, now_s: Callable[[], float]) -> RewardLedger:
         """Open the file of a device, 0600, or make it. Raises OSError."""
-        return cls(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), now_s=now_s)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.fchmod(descriptor, 0o600)
+        return cls(descriptor, now_s=now_s)
 
     def close(self) -> None:
         """Let go of the file."""
