@@ -73,6 +73,7 @@ class Case:
         return self.method or ("GET" if self.body is None else "POST")
 
 
+OUTPUT = "logits"
 INFER = f"/v2/models/{MODEL}/infer"
 CLIENTS_FAULT = "what a caller got wrong is no error of the server"
 CASES = {
@@ -92,12 +93,12 @@ CASES = {
     "one": Case(path=INFER, body=asked(tensor(), id="7")),
     "two": Case(path=INFER, body=asked(tensor(shape=[2, 10], data=[one_hot(3), one_hot(4)]))),
     "one version": Case(path=f"/v2/models/{MODEL}/versions/1/infer", body=asked(tensor())),
-    "wanted output": Case(path=INFER, body=asked(tensor(), outputs=[{"name": "scores"}])),
+    "wanted output": Case(path=INFER, body=asked(tensor(), outputs=[{"name": OUTPUT}])),
     "binary": Case(path=INFER, body=binary()[0], headers=binary()[1]),
     "binary, JSON back": Case(path=INFER, body=binary(all_outputs=False)[0], headers=binary(all_outputs=False)[1]),
     "binary batch": Case(path=INFER, body=binary(rows=5)[0], headers=binary(rows=5)[1]),
     "binary by output": Case(
-        path=INFER, body=asked(tensor(), outputs=[{"name": "scores", "parameters": {"binary_data": True}}])
+        path=INFER, body=asked(tensor(), outputs=[{"name": OUTPUT, "parameters": {"binary_data": True}}])
     ),
     "binary cut off": Case(path=INFER, body=binary(cut=4)[0], headers=binary()[1]),
     "wrong output": Case(path=INFER, body=asked(tensor(), outputs=[{"name": "nobody"}])),
@@ -125,7 +126,7 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("triton") / "log.txt"
     python = str(environment("triton", python=PYTHON) / "python")
     with log.open("wb") as errors:
-        command = [python, str(SERVER), MODEL, "input", "scores"]
+        command = [python, str(SERVER), MODEL, "input", OUTPUT]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
     assert process.stdin is not None
     assert process.stdout is not None

@@ -16,7 +16,6 @@ HOST = "127.0.0.1"
 MODEL, INPUT, OUTPUT = sys.argv[1:4]
 
 
-@batch
 def answer(**inputs: np.ndarray) -> dict[str, np.ndarray]:
     """Give the numbers back: enough to see whose the largest is."""
     return {OUTPUT: inputs[INPUT]}
@@ -43,7 +42,7 @@ def main() -> None:
     with Triton(config=config) as triton:
         triton.bind(
             model_name=MODEL,
-            infer_func=answer,
+            infer_func=batch(answer),
             inputs=[Tensor(name=INPUT, dtype=np.float32, shape=(10,))],
             outputs=[Tensor(name=OUTPUT, dtype=np.float32, shape=(10,))],
             config=ModelConfig(max_batch_size=16),
