@@ -67,6 +67,8 @@ def _find_orphan(run: Path, settings: Settings, number: int) -> Handover | None:
             orphan = take_over(run / f"{numbered('sockets', number)}.sock", timeout_s=1.0)
             if number < settings.processes and is_at(settings, orphan.sockets[0]):
                 return orphan
+            for each in orphan.sockets:
+                each.close()
             os.kill(orphan.pid, signal.SIGTERM)  # the settings have changed; it ends when its requests are done
         if time.monotonic() > deadline:
             say("an orphan serving process does not hand over its sockets")

@@ -12,7 +12,6 @@ starts again would count that part twice.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
@@ -131,11 +130,12 @@ class ServingPool:
         await asyncio.to_thread(self._remember)
 
     def _remembered(self) -> Lives:
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                return msgspec.msgpack.decode(self._memory.read_bytes(), type=Lives)
-            except (OSError, *MALFORMED) as exc:
-                _log.warning("serving_lives_forgotten", path=str(self._memory), error=str(exc))
+        try:
+            return msgspec.msgpack.decode(self._memory.read_bytes(), type=Lives)
+        except FileNotFoundError:
+            _log.debug("serving_lives_absent", path=str(self._memory))
+        except (OSError, *MALFORMED) as exc:
+            _log.warning("serving_lives_forgotten", path=str(self._memory), error=str(exc))
         return Lives(boot_id=_name_of(()), members=())
 
     def _remember(self) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from agent.core.plan import BootFile, Plan, Route, SlotSpec
+from agent.serving.sockets import numbered
 from shared import manifest
 from shared.ids import ModelName, ReleaseId
 from shared.pipeline import MODEL_ONLY, PipelineSpec
@@ -106,11 +107,19 @@ class Device:
     """A state folder, and a supervisor with its children that serve from it."""
 
     def __init__(
-        self, state: Path, *, control: str = "tests.support.idle_control", serving: str = "agent.serving.process"
+        self,
+        state: Path,
+        *,
+        control: str = "tests.support.idle_control",
+        serving: str = "agent.serving.process",
+        processes: int = 1,
+        settings: str = "",
     ) -> None:
+        """`settings` are further lines of `agent.toml`."""
         self.state, self.port = state, free_port()
         self.run, self.releases = state / "run", state / "releases"
         self.log = state / "log.txt"
+        self.processes, self._settings = processes, settings
         self._modules = ["--control", control, "--serving", serving]
         self._supervisor: subprocess.Popen[bytes] | None = None
         state.mkdir(parents=True, exist_ok=True)
@@ -139,7 +148,8 @@ class Device:
     def move_to(self, port: int) -> None:
         """Set another port, for the next start."""
         self.port = port
-        self.config.write_text(f'state_dir = "{self.state}"\nhttp_port = {port}\n')
+        text = f'state_dir = "{self.state}"\nhttp_port = {port}\nserving_processes = {self.processes}\n'
+        self.config.write_text(text + self._settings)
 
     def write_boot(self, plan: Plan, *, fallback: Plan | None = None, tries_left: int = 3) -> None:
         """Write `boot.json` as control does: in one piece."""
@@ -163,7 +173,7 @@ class Device:
         if self._supervisor is not None:
             self._supervisor.terminate()
             self._supervisor.wait(30)
-        for pid in (self.serving_pid(), self.control_pid()):
+        for pid in (*(self.serving_pid(number) for number in range(self.processes)), self.control_pid()):
             if pid:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -175,9 +185,9 @@ class Device:
         self._supervisor.wait(10)
         self._supervisor = None
 
-    def serving_pid(self) -> int | None:
-        """The process that holds the serving lock now."""
-        return _lock_owner(self.run / "serving.lock")
+    def serving_pid(self, number: int = 0) -> int | None:
+        """The process that holds the lock of one of the serving processes now."""
+        return _lock_owner(self.run / f"{numbered('serving', number)}.lock")
 
     def control_pid(self) -> int | None:
         """The process that holds the control lock now."""

@@ -49,7 +49,7 @@ class Start:
     def loaded(self) -> set[str]:
         """The releases that can answer or be compared."""
         route = self.engine.routes[MODEL]
-        return {each.slot.release_id for each in (route.primary, route.shadow) if each}
+        return {each.slot.release_id for each in (route.default.primary, route.default.shadow) if each}
 
 
 @pytest.fixture
