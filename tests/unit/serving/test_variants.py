@@ -4,7 +4,6 @@ must be."""
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,13 +18,27 @@ MODEL = ModelName("digits")
 KEYS = [f"user-{number}" for number in range(4000)]
 
 
-def rule(weights: dict[str, int], *, model: ModelName = MODEL, **fields: Any) -> TrafficRule:
+def rule(
+    weights: dict[str, int],
+    *,
+    model: ModelName = MODEL,
+    sticky_by: StickyBy = StickyBy.NOTHING,
+    header: str = "",
+    pins: dict[str, str] | None = None,
+) -> TrafficRule:
     arms = tuple(Arm(variant=name, weight=weight) for name, weight in weights.items())
-    return TrafficRule(model=model, arms=arms, **fields)
+    return TrafficRule(model=model, arms=arms, sticky_by=sticky_by, header=header, pins=pins or {})
 
 
-def division(weights: dict[str, int], *, dead: tuple[str, ...] = (), **fields: Any) -> Division:
-    return Division(rule(weights, **fields), alive=set(weights) - set(dead))
+def division(
+    weights: dict[str, int],
+    *,
+    dead: tuple[str, ...] = (),
+    model: ModelName = MODEL,
+    pins: dict[str, str] | None = None,
+) -> Division:
+    made = rule(weights, model=model, pins=pins, sticky_by=StickyBy.KEY)
+    return Division(made, alive=set(weights) - set(dead))
 
 
 def answers(divided: Division) -> dict[str, str]:
@@ -85,13 +98,13 @@ def test_arm_without_weight_gets_nothing() -> None:
 
 
 def test_pinned_value_is_answered_by_its_variant_whatever_the_weights_say() -> None:
-    divided = division({"main": 1, "green": 0}, sticky_by=StickyBy.KEY, pins={"tester": "green"})
+    divided = division({"main": 1, "green": 0}, pins={"tester": "green"})
     assert (divided.choose("tester", no_draw), divided.choose("user-1", no_draw)) == ("green", "main")
 
 
 def test_pin_on_a_variant_that_cannot_answer_holds_nobody() -> None:
-    pinned: dict[str, Any] = {"sticky_by": StickyBy.KEY, "pins": {"tester": "green"}}
-    assert division({"main": 1, "green": 0}, dead=("green",), **pinned).choose("tester", no_draw) == "main"
+    divided = division({"main": 1, "green": 0}, dead=("green",), pins={"tester": "green"})
+    assert divided.choose("tester", no_draw) == "main"
 
 
 @pytest.mark.parametrize(
@@ -133,17 +146,17 @@ CALLER = Caller(protocol=CallProtocol.OIP, application="kiosk", key="user-1", he
 
 
 @pytest.mark.parametrize(
-    ("fields", "expected"),
+    ("sticky_by", "header", "expected"),
     [
-        ({}, ""),
-        ({"sticky_by": StickyBy.KEY}, "user-1"),
-        ({"sticky_by": StickyBy.APPLICATION}, "kiosk"),
-        ({"sticky_by": StickyBy.HEADER, "header": "x-room"}, "attic"),
-        ({"sticky_by": StickyBy.HEADER, "header": "x-floor"}, ""),
+        (StickyBy.NOTHING, "", ""),
+        (StickyBy.KEY, "", "user-1"),
+        (StickyBy.APPLICATION, "", "kiosk"),
+        (StickyBy.HEADER, "x-room", "attic"),
+        (StickyBy.HEADER, "x-floor", ""),
     ],
 )
-def test_value_that_sticks_is_what_the_rule_names(fields: dict[str, Any], expected: str) -> None:
-    assert sticky_value(rule({"main": 1}, **fields), CALLER) == expected
+def test_value_that_sticks_is_what_the_rule_names(sticky_by: StickyBy, header: str, expected: str) -> None:
+    assert sticky_value(rule({"main": 1}, sticky_by=sticky_by, header=header), CALLER) == expected
 
 
 def test_without_a_rule_a_canary_sticks_to_the_key() -> None:
