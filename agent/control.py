@@ -8,11 +8,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ctypes
 import os
 import random
-import signal
-import stat
 import sys
 from collections import deque
 from dataclasses import replace
@@ -32,6 +29,7 @@ from agent.delivery.slots import Slots
 from agent.documents import Documents
 from agent.execute import Executor
 from agent.fetching import Fetcher
+from agent.grants import Grants
 from agent.journal import Journal
 from agent.link.backoff import FullJitter
 from agent.link.certificates import renew, renew_at
@@ -41,14 +39,18 @@ from agent.link.mqtt import (
     AckArrived,
     Connected,
     Disconnected,
+    InferenceAsked,
     LinkEvent,
     MqttLink,
     SealedDesired,
     SealedPulse,
 )
 from agent.link.outbox import Outbox, OutboxTimes
+from agent.link.requests import BrokerRequests
+from agent.link.serving_lines import ServingLines
 from agent.serving.pool import serving_of
 from agent.started import look_around
+from agent.stopping import Stopped, return_memory, until_stopped
 from shared.clock import SystemClock
 from shared.errors import (
     InvalidInputError,
@@ -75,14 +77,7 @@ everything else waits, which slows its source down."""
 
 _SESSION_CEILING_S: Final = 120.0
 
-_END_WITHIN_S: Final = 20.0
-"""Farewells to a broker and to serving that hang end by their own deadlines of 10 s."""
-
 _log = structlog.get_logger(__name__)
-
-
-class Stopped(Exception):  # noqa: N818 - no error: how the one TaskGroup is told to end
-    """The supervisor died, or a signal says stop."""
 
 
 class Control:
@@ -117,7 +112,9 @@ class Control:
             security=broker_security(settings, identity, tls),
             chance=self._chance,
         )
+        self._grants = Grants(settings.grants_path)
         self._outbox: Outbox | None = None
+        self._requests: BrokerRequests | None = None
         self._state = new_state(core_settings(settings, identity))
         self._remembered: AgentState | None = None
         self._held: deque[Event] = deque()
@@ -127,22 +124,31 @@ class Control:
         """Run until the supervisor dies or a signal says stop; inference is not touched by either."""
         # Before anything else runs: no event may meet a state that has not been held against the disk.
         start = await self._restore()
-        _return_memory()
-        serving = serving_of(self._settings, self._clock)
+        return_memory()
+        serving, lines = serving_of(self._settings, self._clock), ServingLines(self._settings.serving_sockets)
         try:
             async with asyncio.TaskGroup() as group:
                 # The one TaskGroup: any part that fails takes all with it, and the supervisor starts the whole again.
                 executor = self._executor(serving, group)
-                group.create_task(_until_stopped())
+                self._requests = BrokerRequests(
+                    device_id=self._identity.device_id,
+                    ask=lines.ask,
+                    publish=self._mqtt.publish,
+                    clock=self._clock,
+                    start=group.create_task,
+                )
+                group.create_task(until_stopped())
                 group.create_task(self._tick())
                 group.create_task(self._mqtt.run(self._deliver))
                 group.create_task(self._speak(executor))
                 group.create_task(self._keep_session())
                 group.create_task(self._keep_certificate())
+                group.create_task(self._keep_grants(executor))
                 group.create_task(self._decide_all(executor, start))
         except* Stopped:
             _log.info("control_stopped")
         finally:
+            await lines.close()
             await serving.close()
 
     def _executor(self, serving: Serving, group: asyncio.TaskGroup) -> Executor:
@@ -155,12 +161,14 @@ class Control:
             serving=serving,
             fetcher=Fetcher(api=self._api, documents=self._documents, slots=self._slots, limits=limits),
             documents=self._documents,
+            grants=self._grants,
             emit=self._emit,
             start=group.create_task,
         )
 
     async def _restore(self) -> Event:
         """Read the journal, look at the disk, and return what the core is to make of both."""
+        self._grants.refresh()
         opened = await self._journal.open()
         if opened.problem:
             _log.error("journal_damaged", problem=opened.problem)
@@ -275,6 +283,9 @@ class Control:
                 await self._documents.take_desired(sealed)
             case SealedPulse(sealed=sealed):
                 await self._documents.take_pulse(sealed)
+            case InferenceAsked(topic=topic, payload=payload):
+                if self._requests is not None:
+                    self._requests.take(topic, payload)
             case AckArrived(acked=acked):
                 revision = self._outbox.acknowledged(acked) if self._outbox is not None else None
                 if revision is not None:
@@ -316,6 +327,15 @@ class Control:
                 _log.warning("session_refused", error=str(exc))
             await asyncio.sleep(wait.wait_s())
 
+    async def _keep_grants(self, executor: Executor) -> Never:
+        """Tell serving of applications that an operator has added or removed."""
+        # What serving started from may be older than the file.
+        await executor.regrant(self._state.plan)
+        while True:
+            await asyncio.sleep(self._settings.tick_s)
+            if self._grants.refresh():
+                await executor.regrant(self._state.plan)
+
     async def _keep_certificate(self) -> Never:
         """Have the certificate renewed at half its life; connections show the new one from the next on."""
         files = identity_files(self._settings.state_dir)
@@ -328,35 +348,6 @@ class Control:
                 # Weeks are left; each hour is another try.
                 _log.warning("certificate_not_renewed", error=str(exc))
             await asyncio.sleep(self._settings.refresh_s * self._chance.uniform(0.8, 1.2))
-
-
-async def _until_stopped() -> None:
-    """Raise Stopped when a signal says so, or when stdin ends: then the supervisor is dead, and a new one will come."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    stdin = sys.stdin.fileno()
-    # Anything but the supervisor's pipe (a terminal, /dev/null) says nothing by ending.
-    if stat.S_ISFIFO(os.fstat(stdin).st_mode) or stat.S_ISSOCK(os.fstat(stdin).st_mode):
-
-        def read() -> None:
-            if not os.read(stdin, 1024):
-                loop.remove_reader(stdin)
-                stop.set()
-
-        loop.add_reader(stdin, read)
-    await stop.wait()
-    # The journal may be left at any moment. A part that does not end would keep the next control process out for ever.
-    loop.call_later(_END_WITHIN_S, os._exit, os.EX_TEMPFAIL)
-    raise Stopped
-
-
-def _return_memory() -> None:
-    """Give back what importing needed: some 5 MiB of 36, which a small device has better uses for."""
-    with contextlib.suppress(AttributeError, OSError):
-        # glibc only; other C libraries give memory back by themselves or not at all.
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 async def run(settings: AgentConfig, identity: Identity) -> None:

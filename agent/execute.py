@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from agent.delivery.slots import Slots
     from agent.documents import Documents
     from agent.fetching import Fetcher
+    from agent.grants import Grants
     from agent.link.outbox import Outbox
     from agent.serving.pool import Serving
     from shared.clock import Clock
@@ -74,15 +75,18 @@ class Executor:
         serving: Serving,
         fetcher: Fetcher,
         documents: Documents,
+        grants: Grants,
         emit: Callable[[Event], Awaitable[None]],
         start: Callable[[Coroutine[object, object, None]], asyncio.Task[None]],
     ) -> None:
         self._clock, self._slots, self._boot_path, self._serving = clock, slots, boot_path, serving
-        self._fetcher, self._documents, self._emit, self._start = fetcher, documents, emit, start
+        self._fetcher, self._documents, self._grants = fetcher, documents, grants
+        self._emit, self._start = emit, start
         self._outbox: Outbox | None = None
         self._report: PublishReport | None = None
         self._fetches: dict[tuple[ModelName, ReleaseId], asyncio.Task[None]] = {}
         self._plan: Plan | None = None
+        self._told: Plan | None = None
         self._running: dict[str, asyncio.Task[None]] = {}
         self._trial_turn = asyncio.Lock()
         self._measurer = Measurer(clock=clock, fetcher=fetcher, emit=emit, start=start)
@@ -125,7 +129,8 @@ class Executor:
 
     async def _wrote_boot(self, boot: BootFile) -> bool:
         try:
-            await asyncio.to_thread(write_whole, self._boot_path, msgspec.json.encode(boot))
+            whole = msgspec.json.encode(self._grants.into_boot(boot))
+            await asyncio.to_thread(write_whole, self._boot_path, whole)
         except StorageFullError as exc:
             # Serving can live with the older file: its plan is one that was decided before, its tries still count.
             _log.warning("boot_file_not_written", error=str(exc))
@@ -142,13 +147,13 @@ class Executor:
         """Tell serving the newest plan until it answers; an older one that is still waiting gives way."""
         if self._plan is not None and self._plan.serial == plan.serial and not self._idle("plan"):
             return
-        self._plan = plan
+        self._plan = self._told = plan
         self._once("plan", self._tell_plan)
 
     async def _tell_plan(self) -> None:
         while (plan := self._plan) is not None:
             try:
-                applied = await self._serving.set_plan(plan)
+                applied = await self._serving.set_plan(self._grants.into(plan))
             except UnreachableError as exc:
                 _log.info("serving_away", error=str(exc))
                 await asyncio.sleep(exc.retry_after_s)
@@ -157,6 +162,18 @@ class Executor:
             if self._plan is plan:
                 self._plan = None
             await self._emit(PlanApplied(at=self._clock.now(), applied=applied))
+
+    async def regrant(self, plan: Plan) -> None:
+        """Have applications that came or went known to serving, and to the boot file; `plan` is the fleet's newest."""
+        try:
+            await asyncio.to_thread(self._grants.renew_boot, self._boot_path, plan)
+        except StorageFullError as exc:
+            _log.warning("boot_file_not_written", error=str(exc))
+        if self._told is not None:
+            # The same releases and routes: nothing loads, and nothing of it is news to the core. Another object, so
+            # that one which is under way is told once more.
+            self._plan = msgspec.structs.replace(self._told)
+            self._once("plan", self._tell_plan)
 
     async def _measure(self) -> None:
         try:

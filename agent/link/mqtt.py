@@ -14,7 +14,7 @@ from agent.link.backoff import FullJitter
 from shared.decoding import MALFORMED
 from shared.errors import InvalidInputError, UnreachableError
 from shared.signing import MAX_SEALED_BYTES
-from shared.topics import PULSE, Channel, device_topic
+from shared.topics import PULSE, Channel, device_topic, inference_filter
 from shared.wire import Acked
 
 if TYPE_CHECKING:
@@ -70,7 +70,15 @@ class AckArrived:
     acked: Acked
 
 
-LinkEvent = Connected | Disconnected | SealedDesired | SealedPulse | AckArrived
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceAsked:
+    """An application asks, which the broker has let write to this topic; nothing of it has been read."""
+
+    topic: str
+    payload: bytes
+
+
+LinkEvent = Connected | Disconnected | SealedDesired | SealedPulse | AckArrived | InferenceAsked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +121,7 @@ class MqttLink:
         self._retry = FullJitter(first_s=_FIRST_RETRY_S, ceiling_s=_RETRY_CEILING_S, chance=chance)
         self._desired = device_topic(device_id, Channel.DESIRED)
         self._acked = device_topic(device_id, Channel.ACKED)
+        self._asked = inference_filter(device_id)
         self._client: aiomqtt.Client | None = None
 
     @property
@@ -152,7 +161,7 @@ class MqttLink:
     async def _one_connection(self, deliver: Callable[[LinkEvent], Awaitable[None]]) -> Never:
         """Live through one connection. Raises MqttError or OSError at its end."""
         async with self._new_client() as client:
-            subscriptions = [(self._desired, 1), (self._acked, 0), (PULSE, 1)]
+            subscriptions = [(self._desired, 1), (self._acked, 0), (PULSE, 1), (self._asked, 1)]
             await client.subscribe(subscriptions)
             _end_if_canceled()
             self._client = client
@@ -184,11 +193,13 @@ class MqttLink:
 
     def _event(self, message: aiomqtt.Message) -> LinkEvent | None:
         """Name what came; None for what cannot be meant: empty (a cleared topic), oversized or unreadable."""
-        payload = message.payload
+        payload, topic = message.payload, message.topic.value
+        if topic.startswith(self._asked.removesuffix("+")):
+            # A retained one is old, and would be asked again with every connection.
+            return None if message.retain else InferenceAsked(topic=topic, payload=payload)
         # Before parsing: whoever may publish here must not make us work for what cannot be meant.
         if not 0 < len(payload) <= MAX_SEALED_BYTES:
             return None
-        topic = message.topic.value
         if topic == PULSE:
             return SealedPulse(sealed=payload)
         if topic == self._desired:

@@ -6,9 +6,7 @@ import sys
 
 STUCK = """
 import asyncio
-from agent import control
-
-control._END_WITHIN_S = 0.2
+from agent.stopping import until_stopped
 
 async def stuck():
     while True:
@@ -20,7 +18,7 @@ async def stuck():
 async def main():
     async with asyncio.TaskGroup() as group:
         group.create_task(stuck())
-        group.create_task(control._until_stopped())
+        group.create_task(until_stopped(end_within_s=0.2))
 
 asyncio.run(main())
 """
