@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
 from agent.core import events as ev
 from agent.core.plan import Applied, PairStats, SeriesStats, SlotState, Stats, TrialResult
 from agent.core.probation import LONGEST_STEP_S
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from agent.core.commands import Command
     from agent.core.plan import Route
     from agent.core.state import ModelState, Slot
+    from shared.traffic import TrafficRule
     from shared.wire import AssignmentReport, Report
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -68,11 +71,13 @@ def release(
     model: ModelName = DIGITS,
     policy: ProbationPolicy = POLICY,
     counter: int = 1,
+    variant: str | msgspec.UnsetType = msgspec.UNSET,
 ) -> DesiredModel:
     """Return a wanted release; files follow from its name, the rollout is `r-{name}` unless told otherwise."""
     artifact, release_id = digest(name.encode()), ReleaseId(name)
     return DesiredModel(
         model=model,
+        variant=variant,
         release_id=release_id,
         rollout_id=RolloutId(rollout or f"r-{name}"),
         attempt=attempt,
@@ -131,17 +136,25 @@ class Bench:
         return self.feed(ev.Tick(at=self.at))
 
     def desire(
-        self, *models: DesiredModel, epoch: int = 1, generation: int | None = None, overrides: tuple[Sha256, ...] = ()
+        self,
+        *models: DesiredModel,
+        epoch: int = 1,
+        generation: int | None = None,
+        overrides: tuple[Sha256, ...] = (),
+        traffic: tuple[TrafficRule, ...] = (),
     ) -> tuple[Command, ...]:
         """Receive a Desired of the next generation (or of the given one) that lists these models."""
         self.generation = self.generation + 1 if generation is None else generation
-        return self.feed(
-            ev.DesiredReceived(
-                at=self.at, desired=self.desired(*models, epoch=epoch, overrides=overrides), key_id=DIRECTOR
-            )
-        )
+        desired = self.desired(*models, epoch=epoch, overrides=overrides, traffic=traffic)
+        return self.feed(ev.DesiredReceived(at=self.at, desired=desired, key_id=DIRECTOR))
 
-    def desired(self, *models: DesiredModel, epoch: int = 1, overrides: tuple[Sha256, ...] = ()) -> Desired:
+    def desired(
+        self,
+        *models: DesiredModel,
+        epoch: int = 1,
+        overrides: tuple[Sha256, ...] = (),
+        traffic: tuple[TrafficRule, ...] = (),
+    ) -> Desired:
         """Return a Desired of the current generation."""
         return Desired(
             installation_id=IDENTITY.installation_id,
@@ -149,7 +162,7 @@ class Bench:
             key_fingerprint=IDENTITY.key_fingerprint,
             epoch=Epoch(epoch),
             generation=Generation(self.generation),
-            body=DesiredBody(models=models, blacklist_overrides=overrides),
+            body=DesiredBody(models=models, blacklist_overrides=overrides, traffic=traffic or msgspec.UNSET),
             issued_at=self.at,
             expires_at=self.at + timedelta(days=7),
         )
@@ -179,10 +192,10 @@ class Bench:
             ev.FetchFailed(at=self.at, model=DIGITS, release_id=ReleaseId(name), problem=problem, reason=reason)
         )
 
-    def tried(self, name: str, reason: str = "") -> tuple[Command, ...]:
+    def tried(self, name: str, reason: str = "", *, model: ModelName = DIGITS) -> tuple[Command, ...]:
         """Finish a trial; with a reason, it failed."""
         result = TrialResult(passed=not reason, reason=reason)
-        return self.feed(ev.TrialFinished(at=self.at, model=DIGITS, release_id=ReleaseId(name), result=result))
+        return self.feed(ev.TrialFinished(at=self.at, model=model, release_id=ReleaseId(name), result=result))
 
     def applied(self, **errors: str) -> tuple[Command, ...]:
         """Serving converges on the newest plan; `v2="bad"` could not be loaded."""
