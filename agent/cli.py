@@ -1,4 +1,4 @@
-"""`litefleet-agent`: enrol a device, run it, look at it, and serve one file for development."""
+"""`litefleet-agent`: enrol a device, run it, look at it, say who may call it, and serve one file for development."""
 
 from __future__ import annotations
 
@@ -80,10 +80,33 @@ def _parser() -> argparse.ArgumentParser:
         help="origin whose pages may call from a browser; repeatable",
     )
 
+    _add_application_parser(commands)
     status = commands.add_parser("status", help="show who this device is and what it holds")
     status.add_argument("--state", type=Path, required=True, metavar="DIR", help="the agent's state folder")
     status.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form (%(default)s)")
     return parser
+
+
+def _add_application_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "application",
+        help="say which applications may call inference on this device",
+        description="Applications whose key opens this device's models. A running agent takes a change within seconds.",
+    )
+    verbs = command.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    add = verbs.add_parser("add", help="let an application in, and print its new key once")
+    add.add_argument("name", metavar="NAME", help="the application: a-z, 0-9 and -")
+    add.add_argument("--models", required=True, metavar="A,B", help="models that it may ask, by commas; * for all")
+    add.add_argument("--per-minute", type=int, metavar="N", help="requests that it may make in a minute (no limit)")
+    add.add_argument(
+        "--key-from", metavar="FILE", help="take this file's first line as the key (- for stdin) and print none"
+    )
+    listing = verbs.add_parser("list", help="show the applications, without their keys")
+    remove = verbs.add_parser("remove", help="let an application in no more, by any of its keys")
+    remove.add_argument("name", metavar="NAME", help="the application")
+    for verb in (add, listing, remove):
+        verb.add_argument("--config", type=Path, required=True, metavar="FILE", help="the agent's settings")
 
 
 def _port(text: str) -> int:
@@ -101,6 +124,8 @@ def _do(asked: argparse.Namespace) -> int:
             return _run(asked.config)
         case "serve":
             return _serve(asked)
+        case "application":
+            return _application(asked)
         case _:
             return _status(asked.state.absolute(), as_json=asked.output == "json")
 
@@ -154,6 +179,12 @@ def _serve(asked: argparse.Namespace) -> int:
     )
     serve_file(asked.file, name=asked.name, doors=doors)
     return EXIT_OK
+
+
+def _application(asked: argparse.Namespace) -> int:
+    from agent.application_command import run
+
+    return run(asked)
 
 
 def _status(state_dir: Path, *, as_json: bool) -> int:
