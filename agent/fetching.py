@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from agent.core import trust
 from agent.core.events import FetchProblem
+from agent.core.state import component_digests, components_of
 from agent.delivery import delta
 from agent.delivery.download import fetch
-from agent.delivery.slots import MANIFEST, MODEL
+from agent.delivery.durable import room_for
+from agent.delivery.slots import MANIFEST, MODEL, component_file
 from shared import manifest as manifests
 from shared.errors import DigestMismatchError, LitefleetError, RetryableError
 from shared.manifest import MAX_MANIFEST_BYTES
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from agent.documents import Documents
     from agent.link.https import DeviceApi
     from shared.ids import MeasurementId, Sha256
-    from shared.wire import DesiredModel, TargetRef, WantedMeasurement
+    from shared.wire import DesiredComponent, DesiredModel, TargetRef, WantedMeasurement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +64,8 @@ class Fetcher:
             held = await asyncio.to_thread(delta.held_artifacts, self._slots, wanted.model) if damage else {}
             # Also for one that is on disk: it may have been withdrawn since by the signed minimum.
             targets = await self._documents.verified(
-                [wanted.manifest.path, wanted.artifact.path], optional=delta.paths(held, wanted.artifact.sha256)
+                [wanted.manifest.path, wanted.artifact.path, *_component_paths(wanted)],
+                optional=delta.paths(held, wanted.artifact.sha256),
             )
             trust.cross_check(wanted, targets)
             if damage:
@@ -87,7 +90,8 @@ class Fetcher:
         await asyncio.to_thread(self._slots.remove_measured, measurement_id)
 
     def _damage(self, wanted: DesiredModel) -> str:
-        return self._slots.verify(wanted.release_id, wanted.manifest.sha256, wanted.artifact.sha256)
+        components = component_digests(wanted)
+        return self._slots.verify(wanted.release_id, wanted.manifest.sha256, wanted.artifact.sha256, components)
 
     async def _download(self, wanted: DesiredModel, held: Mapping[Sha256, Path], targets: VerifiedTargets) -> Fetched:
         folder = await asyncio.to_thread(self._slots.stage, wanted.release_id)
@@ -97,6 +101,8 @@ class Fetcher:
         version_number = await asyncio.to_thread(self._check, wanted, folder)
         fetched_bytes = await self._bring_artifact(wanted.artifact, folder, held, targets)
         await asyncio.to_thread(shutil.rmtree, folder / delta.DELTA, ignore_errors=True)
+        for component in components_of(wanted):
+            await self._bring_component(component, folder)
         await asyncio.to_thread(self._slots.commit, wanted.release_id)
         return Fetched(version_number=version_number, fetched_bytes=fetched_bytes)
 
@@ -105,7 +111,7 @@ class Fetcher:
     ) -> int:
         """Bring the artifact in the cheapest way, and return the length of all that was fetched for it."""
         same = held.get(artifact.sha256)
-        if same is not None and await asyncio.to_thread(delta.copied, same, artifact, folder):
+        if same is not None and await asyncio.to_thread(delta.copied, same, artifact, folder / MODEL):
             return 0
         fetched_bytes = 0
         shortcut = delta.smallest(held, artifact, targets.files)
@@ -116,11 +122,27 @@ class Fetcher:
         await fetch(self._api.http, self._api.target_url(artifact.path), artifact, folder / MODEL, self._limits)
         return fetched_bytes + artifact.length_bytes
 
+    async def _bring_component(self, component: DesiredComponent, folder: Path) -> None:
+        """Bring the model of another release: from this disk where any release holds it, else whole."""
+        ref, place = component.artifact, folder / component_file(component.name)
+        with room_for(place.parent):
+            await asyncio.to_thread(place.parent.mkdir, exist_ok=True, mode=0o700)
+        held = await asyncio.to_thread(self._slots.holding, ref)
+        # What an earlier, cut attempt brought to its place already.
+        if held == place or (held is not None and await asyncio.to_thread(delta.copied, held, ref, place)):
+            return
+        await fetch(self._api.http, self._api.target_url(ref.path), ref, place, self._limits)
+
     def _check(self, wanted: DesiredModel, folder: Path) -> int:
         with (folder / MANIFEST).open("rb") as file:
             manifest = manifests.decode(file.read(MAX_MANIFEST_BYTES + 1))
         trust.check_manifest(wanted, manifest)
         return manifest.version_number
+
+
+def _component_paths(wanted: DesiredModel) -> list[str]:
+    # An artifact may be there under two names.
+    return sorted({each.artifact.path for each in components_of(wanted)} - {wanted.artifact.path})
 
 
 def judged(error: LitefleetError | OSError) -> tuple[FetchProblem, str]:

@@ -11,7 +11,7 @@ from agent.core.events import Started
 from agent.core.plan import BootFile
 from agent.core.recovery import slot_from_boot
 from agent.core.retention import kept
-from agent.core.state import Phase
+from agent.core.state import Phase, component_digests
 from agent.delivery.slots import MANIFEST
 from shared import manifest as manifests
 from shared.decoding import MALFORMED
@@ -58,7 +58,9 @@ def _damage(state: AgentState, slots: Slots) -> dict[ReleaseId, str]:
             if slot is None:
                 continue
             release = slot.release
-            problem = slots.verify(release.release_id, release.manifest.sha256, release.artifact.sha256)
+            problem = slots.verify(
+                release.release_id, release.manifest.sha256, release.artifact.sha256, component_digests(release)
+            )
             if problem:
                 _log.warning("release_damaged", model=model.model, release_id=release.release_id, problem=problem)
                 damage[release.release_id] = problem
@@ -73,7 +75,12 @@ def _recovered(boot: BootFile, slots: Slots) -> tuple[Slot, ...]:
 
 def _recovered_slot(spec: SlotSpec, slots: Slots) -> Slot | None:
     try:
-        problem = slots.verify(spec.release_id, spec.manifest_sha256, spec.artifact_sha256)
+        problem = slots.verify(
+            spec.release_id,
+            spec.manifest_sha256,
+            spec.artifact_sha256,
+            {each.name: each.artifact_sha256 for each in spec.components},
+        )
         if problem:
             _log.warning("release_not_recovered", release_id=spec.release_id, problem=problem)
             return None

@@ -27,7 +27,7 @@ from shared.hardware import GENERIC
 from shared.ids import RolloutId
 from shared.manifest import manifest_path
 from shared.traffic import MAIN, split_line
-from shared.wire import DesiredModel, ProbationPolicy, TargetRef
+from shared.wire import DesiredComponent, DesiredModel, ProbationPolicy, TargetRef
 
 if TYPE_CHECKING:
     from agent.core.commands import Draft
@@ -112,9 +112,25 @@ def slot_from_boot(spec: SlotSpec, manifest: ReleaseManifest, *, manifest_length
                 profile_id=artifact.profiles[0] if artifact.profiles else GENERIC.profile_id,
                 release_counter=manifest.release_counter,
                 policy=ProbationPolicy(),
+                components=_components(spec, manifest),
             )
             return Slot(release=release, version_number=manifest.version_number)
     return None
+
+
+def _components(spec: SlotSpec, manifest: ReleaseManifest) -> tuple[DesiredComponent, ...] | msgspec.UnsetType:
+    """Return the models of other releases that boot.json holds, as far as the manifest knows them."""
+    digests = {each.name: each.artifact_sha256 for each in spec.components}
+    known = tuple(
+        DesiredComponent(
+            name=component.name,
+            artifact=TargetRef(path=artifact.path, length_bytes=artifact.length_bytes, sha256=artifact.sha256),
+        )
+        for component in manifest.components
+        for artifact in component.artifacts
+        if artifact.sha256 == digests.get(component.name)
+    )
+    return known or msgspec.UNSET
 
 
 def _recovered(slots: tuple[Slot, ...]) -> tuple[ModelState, ...]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from agent.core.plan import BootFile, Plan, Route, SlotSpec
-from agent.core.state import WATCHED, ModelState, Phase, Slot, line, outcome_of
+from agent.core.plan import BootFile, ComponentSpec, Plan, Route, SlotSpec
+from agent.core.state import WATCHED, ModelState, Phase, Slot, components_of, line, outcome_of
 
 if TYPE_CHECKING:
     from agent.core.state import AgentState, Attempt
@@ -114,4 +114,7 @@ def _spec(state: AgentState, slot: Slot) -> SlotSpec:
         folder=f"{state.settings.releases_dir}/{release.release_id}",
         artifact_sha256=release.artifact.sha256,
         manifest_sha256=release.manifest.sha256,
+        components=tuple(
+            ComponentSpec(name=each.name, artifact_sha256=each.artifact.sha256) for each in components_of(release)
+        ),
     )

@@ -31,6 +31,7 @@ from shared.wire import (
     AssignmentReport,
     AssignmentStatus,
     Desired,
+    DesiredComponent,
     DesiredModel,
     MeasurementReport,
     PairedCounts,
@@ -327,7 +328,18 @@ def holds(slot: Slot | None, wanted: DesiredModel) -> bool:
         and slot.release.release_id == wanted.release_id
         and slot.release.artifact.sha256 == wanted.artifact.sha256
         and slot.release.manifest.sha256 == wanted.manifest.sha256
+        and component_digests(slot.release) == component_digests(wanted)
     )
+
+
+def components_of(release: DesiredModel) -> tuple[DesiredComponent, ...]:
+    """Return the models of other releases that a release's pipeline runs."""
+    return () if isinstance(release.components, msgspec.UnsetType) else release.components
+
+
+def component_digests(release: DesiredModel) -> dict[str, Sha256]:
+    """Return the digests of the models of other releases that a release's pipeline runs, by their names."""
+    return {each.name: each.artifact.sha256 for each in components_of(release)}
 
 
 def now_of(state: AgentState, at: datetime) -> datetime:

@@ -14,14 +14,23 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from agent.core.state import Floor, Identity, line
+from agent.core.state import Floor, Identity, components_of, line
 from shared.decoding import MALFORMED
 from shared.errors import InvalidInputError, UntrustedError
 from shared.ids import is_slug
 from shared.manifest import artifact_path, manifest_path, measurement_path
 from shared.traffic import check as check_rule
 from shared.traffic import variant_of
-from shared.wire import Desired, DesiredBody, DesiredModel, Pulse, TargetRef, WantedMeasurement, body_digest
+from shared.wire import (
+    Desired,
+    DesiredBody,
+    DesiredComponent,
+    DesiredModel,
+    Pulse,
+    TargetRef,
+    WantedMeasurement,
+    body_digest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -248,6 +257,19 @@ def cross_check(wanted: DesiredModel, targets: Targets) -> None:
             raise UntrustedError(f"untrusted: {ref.path} has release counter {target.release_counter}")
         if wanted.profile_id not in target.profiles and ref is wanted.artifact:
             raise UntrustedError(f"untrusted: {ref.path} is not for hardware {wanted.profile_id}")
+    for component in components_of(wanted):
+        _check_component(component, wanted, targets)
+
+
+def _check_component(component: DesiredComponent, wanted: DesiredModel, targets: Targets) -> None:
+    ref = component.artifact
+    # It becomes the name of a file.
+    if not is_slug(component.name):
+        raise UntrustedError(f"untrusted: a component is named {component.name[:80]!r}")
+    if ref.path != artifact_path(ref.sha256):
+        raise UntrustedError(f"untrusted: {ref.path} is not where its digest belongs")
+    if wanted.profile_id not in _same_file(ref, targets.files).profiles:
+        raise UntrustedError(f"untrusted: {ref.path} is not for hardware {wanted.profile_id}")
 
 
 def check_measurement(wanted: WantedMeasurement, targets: Targets) -> None:
@@ -278,9 +300,24 @@ def check_manifest(wanted: DesiredModel, manifest: ReleaseManifest) -> ManifestA
     named = (wanted.release_id, wanted.model, wanted.release_counter)
     if (manifest.release_id, manifest.model, manifest.release_counter) != named:
         raise UntrustedError(f"untrusted: the manifest is of {manifest.model} {manifest.release_id}")
+    _check_components(wanted, manifest)
     for artifact in manifest.artifacts:
         if (artifact.sha256, artifact.length_bytes) == (wanted.artifact.sha256, wanted.artifact.length_bytes):
             if wanted.profile_id not in artifact.profiles:
                 raise UntrustedError(f"untrusted: the artifact is not for hardware {wanted.profile_id}")
             return artifact
     raise UntrustedError(f"untrusted: artifact {wanted.artifact.sha256} is not of this release")
+
+
+def _check_components(wanted: DesiredModel, manifest: ReleaseManifest) -> None:
+    """Refuse other models beside the release's own than those that its manifest has for this hardware."""
+    known = {each.name: each.artifacts for each in manifest.components}
+    named = [each.name for each in components_of(wanted)]
+    if sorted(named) != sorted(known):
+        problem = f"components {', '.join(sorted(named)) or 'none'} of {', '.join(sorted(known)) or 'none'}"
+        raise UntrustedError(f"untrusted: Desired names {problem}")
+    for component in components_of(wanted):
+        ref = component.artifact
+        same = (each for each in known[component.name] if each.sha256 == ref.sha256)
+        if not any(wanted.profile_id in each.profiles and each.length_bytes == ref.length_bytes for each in same):
+            raise UntrustedError(f"untrusted: component {component.name} is not of this release for this hardware")

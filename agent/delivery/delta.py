@@ -172,10 +172,10 @@ async def rebuild_in_child(request: RebuildRequest, *, deadline_s: float = _DEAD
         raise DeltaError(reply.problem)
 
 
-def copied(held: Path, wanted: TargetRef, folder: Path) -> bool:
-    """Bring an artifact that another release on this disk holds to its place in `folder`; tell whether. Blocks."""
+def copied(held: Path, wanted: TargetRef, place: Path) -> bool:
+    """Bring an artifact that another release on this disk holds to its place; tell whether. Blocks."""
     try:
-        part = PartFile(folder / MODEL, wanted)
+        part = PartFile(place, wanted)
         try:
             part.restart()
             with held.open("rb") as file:

@@ -1,10 +1,13 @@
 """Release folders on the disk, `{state}/releases/{release_id}/{manifest.json,model.tflite}`: whole, or not there.
 
+A release whose pipeline runs models of other releases has them in `components/{name}.tflite`.
+
 Beside them, for as long as it takes, the folder of an artifact that is only measured.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from typing import TYPE_CHECKING
 
@@ -13,18 +16,25 @@ from shared.errors import NotFoundError
 from shared.ids import ReleaseId, is_slug, slug
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from shared.ids import MeasurementId, Sha256
+    from shared.wire import TargetRef
 
 MANIFEST = "manifest.json"
 MODEL = "model.tflite"
+COMPONENTS = "components"
 _FILES = (MANIFEST, MODEL)
 # A release id never starts with a dot, so these are never taken for releases.
 _STAGED = ".staged-"
 _TRASH = ".trash-"
 _MEASURED = ".measured-"
+
+
+def component_file(name: str) -> str:
+    """Return where the model of another release lies in a release's folder. Raises InvalidIdError."""
+    return f"{COMPONENTS}/{slug(name, field='component')}.tflite"
 
 
 class Slots:
@@ -62,6 +72,7 @@ class Slots:
             if not (staged / name).is_file():
                 raise NotFoundError(kind=f"{name} in the staged release", name=release_id)
             sync_file(staged / name)
+        self._sync_components(staged)
         sync_folder(staged)
         # A release that is there already is being replaced because its bytes rotted.
         self._discard(final)
@@ -70,10 +81,20 @@ class Slots:
         sync_folder(self._folder)
         return final
 
-    def verify(self, release_id: ReleaseId, manifest_sha256: Sha256, artifact_sha256: Sha256) -> str:
-        """Return "" when both files are what they should be, else why not: `missing: …`, `digest_mismatch: …`."""
+    def verify(
+        self,
+        release_id: ReleaseId,
+        manifest_sha256: Sha256,
+        artifact_sha256: Sha256,
+        components: Mapping[str, Sha256] | None = None,
+    ) -> str:
+        """Return "" when all files are what they should be, else why not: `missing: …`, `digest_mismatch: …`.
+
+        `components` are digests by name.
+        """
         folder = self.path(release_id)
-        for name, expected in ((MANIFEST, manifest_sha256), (MODEL, artifact_sha256)):
+        others = {component_file(name): digest for name, digest in (components or {}).items()}
+        for name, expected in ({MANIFEST: manifest_sha256, MODEL: artifact_sha256} | others).items():
             try:
                 actual = sha256_of(folder / name)
             except FileNotFoundError:
@@ -83,6 +104,15 @@ class Slots:
             if actual != expected:
                 return f"digest_mismatch: {name} is {actual}, expected {expected}"
         return ""
+
+    def holding(self, wanted: TargetRef) -> Path | None:
+        """Return a file of any release on this disk that is exactly the wanted model. Blocks."""
+        for folder in (self._folder / name for name in self._names()):
+            for path in (folder / MODEL, *sorted((folder / COMPONENTS).glob("*.tflite"))):
+                with contextlib.suppress(OSError):
+                    if path.stat().st_size == wanted.length_bytes and sha256_of(path) == wanted.sha256:
+                        return path
+        return None
 
     def remove(self, release_id: ReleaseId) -> None:
         """Remove a release, staged or committed; one that is not there is fine."""
@@ -118,6 +148,13 @@ class Slots:
             # A disk that lets nothing be removed must not keep control from starting.
             shutil.rmtree(self._folder / name, ignore_errors=True)
         return tuple(name for name in leftovers if not (self._folder / name).exists())
+
+    def _sync_components(self, staged: Path) -> None:
+        folder = staged / COMPONENTS
+        for path in folder.glob("*.tflite"):
+            sync_file(path)
+        if folder.is_dir():
+            sync_folder(folder)
 
     def _measured(self, measurement_id: MeasurementId) -> Path:
         return self._folder / f"{_MEASURED}{slug(measurement_id, field='measurement')}"

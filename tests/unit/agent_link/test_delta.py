@@ -91,12 +91,12 @@ def test_no_delta_is_asked_for_from_an_artifact_to_itself() -> None:
 def test_artifact_held_by_another_release_is_copied(slots: Slots, tmp_path: Path) -> None:
     held = commit(slots, "r1", ONE)
     ref = TargetRef(path="artifacts/x", length_bytes=len(ONE), sha256=digest_of(ONE))
-    assert delta.copied(held, ref, tmp_path)
+    assert delta.copied(held, ref, tmp_path / MODEL)
     assert (tmp_path / MODEL).read_bytes() == ONE
 
 
 def test_artifact_that_rots_while_it_is_copied_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "held").write_bytes(b"rot")
     ref = TargetRef(path="artifacts/x", length_bytes=len(ONE), sha256=digest_of(ONE))
-    assert not delta.copied(tmp_path / "held", ref, tmp_path)
+    assert not delta.copied(tmp_path / "held", ref, tmp_path / MODEL)
     assert [path.name for path in tmp_path.iterdir()] == ["held"]
