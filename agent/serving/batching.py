@@ -59,11 +59,12 @@ class Batcher:
     def __init__(self, lane: Lane, buckets: Mapping[int, Lane], timed_ms: Mapping[int, float]) -> None:
         """`timed_ms` is what a batch of each size takes, that of 1 included where there are buckets."""
         self.lane = lane
-        self._lanes = {1: lane, **buckets}
-        self.most = max(self._lanes)
+        self.lanes = {1: lane, **buckets}
+        """By the rows of a batch."""
+        self.most = max(self.lanes)
         """Rows that are answered together at most."""
-        self.interpreters = len(self._lanes)
-        self._pieces = _cheapest({size: timed_ms.get(size, 1.0) for size in self._lanes}, self.most)
+        self.interpreters = len(self.lanes)
+        self._pieces = _cheapest({size: timed_ms.get(size, 1.0) for size in self.lanes}, self.most)
 
     def run(self, request: Request) -> Outcome:
         """Answer one. Raises PipelineError or ModelFailedError."""
@@ -95,7 +96,7 @@ class Batcher:
             piece = tuple(
                 NamedTensor(name=name, array=_padded(array[start : start + size], size)) for name, array in inputs
             )
-            outcomes.append(self._lanes[size].run(InferRequest(inputs=piece)))
+            outcomes.append(self.lanes[size].run(InferRequest(inputs=piece)))
             start += size
         return _split(outcomes, rows, self.lane.labels)
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from agent.serving.batching import Batcher, is_rowwise
 from agent.serving.lane import Lane
-from agent.serving.probing import probe_model
+from agent.serving.probing import probe_model, zeros
+from agent.serving.warming import warm
 from shared import manifest
 from shared.errors import DigestMismatchError, ModelLoadError, UntrustedError
 from shared.probe import ExecutionMode
@@ -18,7 +19,7 @@ from shared.runtime.interpreter import LiteRtInterpreter
 from shared.traffic import split_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -76,9 +77,14 @@ def load_slot(slot: SlotSpec, *, cores: int, open_interpreter: OpenInterpreter) 
     if described.release_id != slot.release_id or described.model != split_line(slot.model)[0]:
         raise UntrustedError(f"{folder} holds {described.model} {described.release_id}, not what was asked for")
     model = _read(folder / MODEL_FILE, slot.artifact_sha256)
-    example = _golden_inputs(described, slot.artifact_sha256)
+    recorded = _golden_inputs(described, slot.artifact_sha256)
     return load_model(
-        model, described.pipeline, threads=slot.threads, cores=cores, open_interpreter=open_interpreter, example=example
+        model,
+        described.pipeline,
+        threads=slot.threads,
+        cores=cores,
+        open_interpreter=open_interpreter,
+        recorded=recorded,
     )
 
 
@@ -89,9 +95,13 @@ def load_model(
     threads: int,
     cores: int,
     open_interpreter: OpenInterpreter,
-    example: list[Tensor] | None = None,
+    recorded: Sequence[list[Tensor]] = (),
 ) -> LoadedModel:
-    """Load a model whose bytes are trusted already. Raises ModelLoadError, PipelineError or InvalidInputError."""
+    """Load a model whose bytes are trusted already, measure it, and warm it up with what was `recorded`.
+
+    Raises ModelLoadError, PipelineError or InvalidInputError.
+    """
+    example = recorded[0] if recorded else None
     probed = probe_model(
         partial(open_interpreter, model), threads=threads, cores=cores, example=example, may_join=is_rowwise(pipeline)
     )
@@ -100,7 +110,9 @@ def load_model(
 
     def batcher(interpreter: Interpreter, buckets: Mapping[int, Interpreter]) -> Batcher:
         lanes = {size: Lane(pipeline, bucket) for size, bucket in buckets.items()}
-        return Batcher(Lane(pipeline, interpreter), lanes, timed)
+        made = Batcher(Lane(pipeline, interpreter), lanes, timed)
+        warm(made, recorded or [zeros(interpreter)])
+        return made
 
     first = batcher(probed.first, probed.buckets)
     spare = [probed.spare] if probed.spare is not None else []
@@ -113,11 +125,11 @@ def load_model(
     return LoadedModel(workers=(first, *more), inline=None, probe=probe, least_ms=probed.least_ms)
 
 
-def _golden_inputs(described: ReleaseManifest, artifact: Sha256) -> list[Tensor] | None:
+def _golden_inputs(described: ReleaseManifest, artifact: Sha256) -> list[list[Tensor]]:
     for each in described.artifacts:
-        if each.sha256 == artifact and each.golden.cases:
-            return [to_array(tensor) for tensor in each.golden.cases[0].inputs]
-    return None
+        if each.sha256 == artifact:
+            return [[to_array(tensor) for tensor in case.inputs] for case in each.golden.cases]
+    return []
 
 
 def _read(path: Path, expected: Sha256) -> bytes:

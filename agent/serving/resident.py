@@ -67,6 +67,11 @@ class Resident:
         return self._retired
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it has been retired and nobody uses it any more."""
+        return self._retired and not self._users and (self.instance is None or self.instance.is_closed)
+
+    @property
     def waiting(self) -> int:
         """Requests that no worker has taken yet."""
         return self.instance.waiting if self.instance is not None else 0
