@@ -70,6 +70,8 @@ def _check_case(interpreter: Interpreter, case: GoldenCase, golden: GoldenCheck)
     for number, (got, want) in enumerate(zip(actual, expected, strict=True)):
         if got.shape != want.shape or got.dtype != want.dtype:
             return f"output {number} is {got.dtype.name} {got.shape}, expected {want.dtype.name} {want.shape}"
+        if got.dtype.kind == "f" and not np.isfinite(got).all():
+            return f"output {number} holds NaN or infinity"
         # In 64 bits: int8 would wrap around, and two close float16 would round together.
         difference = np.abs(got.astype(np.float64) - want)
         # Written so that a NaN on either side fails.
