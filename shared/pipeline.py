@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MODEL_ONLY",
+    "OWN_MODEL",
     "ColourMode",
     "DecodeImage",
     "Normalise",

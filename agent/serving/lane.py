@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agent.serving.answers import answer_tensors, scores_and_labels, told_best
 from agent.serving.requests import ClassifyRequest, InferRequest, Moments, NamedTensor, Outcome
 from shared.errors import LitefleetError, ModelFailedError, PipelineError
 from shared.manifest import TensorSpec
-from shared.pipeline import MODEL_ONLY, ColourMode, DecodeImage, Normalise, PipelineSpec, ResizeImage, takes_images
+from shared.pipeline import (
+    MODEL_ONLY,
+    OWN_MODEL,
+    ColourMode,
+    DecodeImage,
+    Normalise,
+    PipelineSpec,
+    ResizeImage,
+    takes_images,
+)
 from shared.runtime.pipeline import CompiledPipeline
+from shared.runtime.values import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,21 +32,19 @@ if TYPE_CHECKING:
 
     from agent.serving.requests import Request
     from shared.runtime.interpreter import Interpreter
-    from shared.runtime.pipeline import LabelScore
 
     Tensor = NDArray[Any]
+    Answered = Answer | PipelineError
 
 _FREE = -1
 _MATRIX = 2
 _NUMBERS = "biuf"
 
 
-class _Timed:
-    """An interpreter that remembers how long its runs took."""
+class _Stopwatch:
+    """How long the runs of a lane's models took, since a request began."""
 
-    def __init__(self, interpreter: Interpreter) -> None:
-        self._interpreter = interpreter
-        self.inputs, self.outputs = interpreter.inputs, interpreter.outputs
+    def __init__(self) -> None:
         self.begin()
 
     def begin(self) -> None:
@@ -42,20 +52,28 @@ class _Timed:
         self.spent_s, self.runs = 0.0, 0
         self.began_s = self.invoked_s = self.ended_s = time.monotonic()
 
-    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Invoke once."""
-        started = time.monotonic()
-        outputs = self._interpreter.run(inputs)
-        self.ended_s = time.monotonic()
-        if not self.runs:
-            self.invoked_s = started
-        self.runs += 1
-        self.spent_s += self.ended_s - started
-        return outputs
-
     def moments(self) -> Moments:
         """Return what was seen since `begin`."""
         return Moments(self.began_s, self.invoked_s, self.ended_s, self.runs)
+
+
+class _Timed:
+    """An interpreter whose runs are timed."""
+
+    def __init__(self, interpreter: Interpreter, watch: _Stopwatch) -> None:
+        self._interpreter, self._watch = interpreter, watch
+        self.inputs, self.outputs = interpreter.inputs, interpreter.outputs
+
+    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Invoke once."""
+        watch, started = self._watch, time.monotonic()
+        outputs = self._interpreter.run(inputs)
+        watch.ended_s = time.monotonic()
+        if not watch.runs:
+            watch.invoked_s = started
+        watch.runs += 1
+        watch.spent_s += watch.ended_s - started
+        return outputs
 
 
 class Lane:
@@ -63,18 +81,22 @@ class Lane:
 
     A release without a pipeline takes and gives the model's own tensors. With one, `infer` takes a batch of what the
     pipeline has after image decoding (`input`), and gives `scores` and `labels`, so that a release that is quantised
-    otherwise does not change what callers send.
+    otherwise does not change what callers send. A pipeline that is more than a line around one model gives its answers
+    by their names: numbers as they are, all else as text in JSON.
     """
 
-    def __init__(self, spec: PipelineSpec, interpreter: Interpreter) -> None:
+    def __init__(self, spec: PipelineSpec, interpreters: Interpreter | Mapping[str, Interpreter]) -> None:
         """Join them. Raises PipelineError or InvalidInputError when they do not belong together."""
-        self._timed = _Timed(interpreter)
-        self._pipeline = CompiledPipeline(spec, self._timed)
-        self.labels = spec.labels
+        models = interpreters if isinstance(interpreters, Mapping) else {OWN_MODEL: interpreters}
+        self._watch = _Stopwatch()
+        timed = {name: _Timed(each, self._watch) for name, each in models.items()}
+        self._own, own = timed[OWN_MODEL], models[OWN_MODEL]
+        self._pipeline = CompiledPipeline(spec, timed)
+        self.labels = self._pipeline.labels
         self.takes_images = takes_images(spec)
         self._raw = spec == MODEL_ONLY
-        self.inputs = interpreter.inputs if self._raw else (_pipeline_input(spec, interpreter.inputs),)
-        self.outputs = interpreter.outputs if self._raw else _pipeline_outputs(spec, interpreter.outputs)
+        self.inputs = own.inputs if self._raw else (_pipeline_input(spec, own.inputs),)
+        self.outputs = own.outputs if self._raw else _pipeline_outputs(self._pipeline, own.outputs)
 
     def run(self, request: Request) -> Outcome:
         """Answer.
@@ -83,28 +105,43 @@ class Lane:
             PipelineError: the request does not fit this model.
             ModelFailedError: the request fits, and the model broke.
         """
-        self._timed.begin()
+        self._watch.begin()
         started = time.thread_time()
         try:
-            outputs, labels = self._answer(request)
-            return self._outcome(outputs, labels, compute_s=time.thread_time() - started)
+            outputs, items = self._answer(request)
+            return self._outcome(outputs, items, compute_s=time.thread_time() - started)
         except LitefleetError:
             raise
         except Exception as exc:  # a worker must survive whatever a model's runtime raises; the caller hears of it
             raise ModelFailedError(f"{type(exc).__name__}: {exc}") from exc
 
-    def _answer(self, request: Request) -> tuple[tuple[NamedTensor, ...], tuple[LabelScore, ...]]:
+    def _answer(self, request: Request) -> tuple[tuple[NamedTensor, ...], tuple[Answered, ...]]:
         if isinstance(request, ClassifyRequest):
-            answer = self._pipeline.from_image(request.encoded)
-            return (NamedTensor(name="scores", array=answer.scores[np.newaxis]),), answer.labels
+            answered = self._answer_items(request)
+            good = [each for each in answered if isinstance(each, Answer)]
+            return answer_tensors(good, is_line=self._pipeline.is_line, labels=self.labels), answered
         if self._raw:
             return self._raw_outputs(request), ()
         return self._pipeline_outputs(request), ()
 
+    def _answer_items(self, request: ClassifyRequest) -> tuple[Answered, ...]:
+        if not request.others:
+            return (self._pipeline.from_image(request.encoded),)
+        answered = tuple(self._pipeline.answer_many(request.items))
+        failures = [(number, each) for number, each in enumerate(answered) if isinstance(each, PipelineError)]
+        if not failures:
+            return answered
+        number, failure = failures[0]
+        # Where all broke the model, it is the model: whoever else can answer is to be asked.
+        is_broken = len(failures) == len(answered) and any(isinstance(each, ModelFailedError) for _, each in failures)
+        if is_broken or not request.apart:
+            raise type(failure)(f"item {number}: {failure}")
+        return answered
+
     def _raw_outputs(self, request: InferRequest) -> tuple[NamedTensor, ...]:
         arrays = _bind(request.inputs, self.inputs)
         batches = _batches(arrays, self.inputs)
-        results = [self._timed.run(batch) for batch in batches]
+        results = [self._own.run(batch) for batch in batches]
         joined = results[0] if len(results) == 1 else [np.concatenate(parts) for parts in zip(*results, strict=True)]
         return tuple(NamedTensor(name=spec.name, array=array) for spec, array in zip(self.outputs, joined, strict=True))
 
@@ -114,28 +151,26 @@ class Lane:
         items = request.inputs[0].array
         if items.dtype.kind not in _NUMBERS or items.ndim == 0:
             raise PipelineError("this model takes a batch of numbers")
+        if not self._pipeline.is_line:
+            return answer_tensors([self._pipeline.from_array(item) for item in items], is_line=False, labels=())
         scores = self._pipeline.scores(items)
         if not np.isfinite(scores).all():
             raise ModelFailedError("the model answered NaN or infinity")
-        outputs = NamedTensor(name="scores", array=scores)
-        if not self.labels:
-            return (outputs,)
-        best = [self.labels[index] for index in scores.argmax(axis=1)]
-        return outputs, NamedTensor(name="labels", array=np.array(best, dtype=object))
+        return scores_and_labels(scores, self.labels)
 
-    def _outcome(
-        self, outputs: tuple[NamedTensor, ...], labels: tuple[LabelScore, ...], *, compute_s: float
-    ) -> Outcome:
-        top, confidence = best(outputs, self.labels)
+    def _outcome(self, outputs: tuple[NamedTensor, ...], items: tuple[Answered, ...], *, compute_s: float) -> Outcome:
+        first = next((each for each in items if isinstance(each, Answer)), None)
+        top, confidence = best(outputs, self.labels) if self._pipeline.is_line or first is None else told_best(first)
         return Outcome(
             outputs=outputs,
-            labels=labels,
+            labels=first.labels if first is not None else (),
+            items=items,
             top=top,
             confidence=confidence,
             values=first_items(outputs),
-            invoke_ms=self._timed.spent_s * 1000,
+            invoke_ms=self._watch.spent_s * 1000,
             compute_ms=compute_s * 1000,
-            moments=self._timed.moments(),
+            moments=self._watch.moments(),
         )
 
 
@@ -195,8 +230,10 @@ def _pipeline_input(spec: PipelineSpec, inputs: tuple[TensorSpec, ...]) -> Tenso
     return TensorSpec(name="input", dtype=dtype, shape=shape)
 
 
-def _pipeline_outputs(spec: PipelineSpec, outputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+def _pipeline_outputs(pipeline: CompiledPipeline, outputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    if not pipeline.is_line:
+        return tuple(TensorSpec(name=name, dtype="object", shape=(_FREE,)) for name in pipeline.answer_ids)
     sizes = outputs[0].shape[1:]
     count = _FREE if _FREE in sizes else int(np.prod(sizes))
     scores = TensorSpec(name="scores", dtype="float32", shape=(_FREE, count))
-    return (scores, TensorSpec(name="labels", dtype="object", shape=(_FREE,))) if spec.labels else (scores,)
+    return (scores, TensorSpec(name="labels", dtype="object", shape=(_FREE,))) if pipeline.labels else (scores,)

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-    from shared.runtime.pipeline import LabelScore
+    from shared.errors import PipelineError
+    from shared.runtime.values import Answer, LabelScore
 
     Tensor = NDArray[Any]
 
@@ -41,19 +44,33 @@ class InferRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifyRequest:
-    """One JPEG or PNG image."""
+    """An encoded image or sound, or several."""
 
     encoded: bytes
+    """The first of them, and mostly the only one."""
+    others: tuple[bytes, ...] = ()
+    apart: bool = False
+    """Each item is answered for by itself, so that one that nobody can read fails alone; else it fails the request."""
+
+    @staticmethod
+    def of(items: Sequence[bytes], *, apart: bool = False) -> ClassifyRequest:
+        """Return a request for one item or more."""
+        return ClassifyRequest(encoded=items[0], others=tuple(items[1:]), apart=apart)
+
+    @property
+    def items(self) -> tuple[bytes, ...]:
+        """All of them, in order."""
+        return (self.encoded, *self.others)
 
     @property
     def rows(self) -> int:
-        """One item."""
-        return 1
+        """How many items there are."""
+        return 1 + len(self.others)
 
     @property
     def size_bytes(self) -> int:
         """What it holds in memory while it waits."""
-        return len(self.encoded)
+        return sum(map(len, self.items))
 
 
 Request = InferRequest | ClassifyRequest
@@ -78,7 +95,7 @@ class Outcome:
 
     outputs: tuple[NamedTensor, ...]
     labels: tuple[LabelScore, ...]
-    """Of an image; empty where the pipeline names none."""
+    """Of the first image or sound; empty where the pipeline names none."""
     top: str
     """The first item's best label (or its index); empty when the model is no classifier."""
     confidence: float | None
@@ -91,5 +108,7 @@ class Outcome:
     """Pipeline and interpreter in CPU time of the thread that ran them: what comparisons use, since neither a wait
     for the GIL nor a busy neighbour on the device is counted. In a batch both are the request's share of the whole."""
     moments: Moments
+    items: tuple[Answer | PipelineError, ...] = ()
+    """Of encoded images or sounds: what was said of each; an error only where they were asked for apart."""
     batch: int = 1
     """Rows that were answered together with this request's own, those of other requests included; 1: it ran alone."""

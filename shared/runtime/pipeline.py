@@ -80,6 +80,11 @@ class CompiledPipeline:
         return self._line is not None
 
     @property
+    def answer_ids(self) -> tuple[str, ...]:
+        """Names of its answers."""
+        return tuple(self._graph.nodes[place].id for place in self._graph.answers)
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """Names of the scores."""
         return self._names
