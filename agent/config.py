@@ -76,6 +76,10 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Seconds without a request after which a model is unloaded; the next request loads it again, and waits for that.
     None: never."""
 
+    request_log_bytes: Bytes = 64 * 1024 * 1024
+    """Disk in bytes for requests that Desired asks to write down; beyond it the oldest give way. Some hundred thousand
+    requests without their values, and less than one large model."""
+
     pulse_max_age_s: Seconds = 900.0
     """Seconds after which the newest Pulse is too old to activate under. Three of the controller's intervals."""
 
@@ -151,6 +155,11 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def rewards_path(self) -> Path:
         """What serving has learned of rewards, shared by all of its processes."""
         return self.state_dir / "rewards.bin"
+
+    @property
+    def request_log_dir(self) -> Path:
+        """Requests that were written down."""
+        return self.state_dir / "request-log"
 
     @property
     def run_dir(self) -> Path:

@@ -127,6 +127,7 @@ METRICS: Final[tuple[Metric, ...]] = (
         name="classes",
         kind=MetricKind.COUNT,
         labels=(*SERIES, "class"),
+        upwards=True,
         description="Answers by best class of a request's first item; all beyond the first 64 classes are `other`.",
     ),
     Metric(
@@ -201,10 +202,24 @@ METRICS: Final[tuple[Metric, ...]] = (
         description="What the index of that look had to exceed to count as drift.",
     ),
     Metric(
-        name="drift_alarm",
+        name="drift_found",
         kind=MetricKind.PEAK,
         labels=(*SERIES, "figure"),
         description="1 when the last look found drift, else 0.",
+    ),
+    Metric(
+        name="drift_looks",
+        kind=MetricKind.COUNT,
+        labels=(*SERIES, "figure"),
+        upwards=True,
+        description="Looks at a figure since the process started.",
+    ),
+    Metric(
+        name="drift_alarms",
+        kind=MetricKind.COUNT,
+        labels=(*SERIES, "figure"),
+        upwards=True,
+        description="Of those looks, the ones that found drift.",
     ),
     Metric(
         name="request_log_records",
@@ -222,7 +237,18 @@ METRICS: Final[tuple[Metric, ...]] = (
 BY_NAME: Final[dict[str, Metric]] = {metric.name: metric for metric in METRICS}
 
 
+def labelled(name: str, label: str) -> str:
+    """Return the name by which Telemetry carries a count that has a label besides those of the series."""
+    return f"{name}/{label}"
+
+
+def unlabelled(name: str) -> tuple[str, str]:
+    """Return metric and label of such a name; the label is empty where there is none."""
+    row, _, label = name.partition("/")
+    return row, label
+
+
 def travels(name: str, kind: MetricKind) -> bool:
     """Tell whether Telemetry may carry a metric of this name and kind."""
-    row = BY_NAME.get(name)
+    row = BY_NAME.get(unlabelled(name)[0])
     return row is not None and row.upwards and row.kind is kind

@@ -151,6 +151,16 @@ class AskInference(msgspec.Struct, frozen=True, kw_only=True, tag="ask_inference
     """After so long nobody waits for the answer."""
 
 
+class GetSamples(msgspec.Struct, frozen=True, kw_only=True, tag="get_samples"):
+    """One serving process → another behind the same port: tell what `/metrics` should show."""
+
+
+class Samples(msgspec.Struct, frozen=True, kw_only=True, tag="samples"):
+    """The answer: a list of `agent.serving.exposition.Sample`, which control has no use for, as it stands."""
+
+    listed: msgspec.Raw
+
+
 class InferenceAnswered(msgspec.Struct, frozen=True, kw_only=True, tag="inference_answered"):
     """Serving's answer, or its refusal as a problem in JSON."""
 
@@ -161,8 +171,8 @@ class InferenceAnswered(msgspec.Struct, frozen=True, kw_only=True, tag="inferenc
     retry_after_s: float | None = None
 
 
-ToServing = SetPlan | GetStats | AskInference
-FromServing = Applied | Stats | InferenceAnswered
+ToServing = SetPlan | GetStats | AskInference | GetSamples
+FromServing = Applied | Stats | InferenceAnswered | Samples
 
 
 class BootFile(msgspec.Struct, frozen=True, kw_only=True):

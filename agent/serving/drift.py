@@ -32,6 +32,8 @@ class FigureDrift(msgspec.Struct, frozen=True, kw_only=True):
     """Requests in the window at that look."""
     looks: int
     """Looks until then, that one included."""
+    alarms: int
+    """Of those looks, the ones that found drift."""
     drifted: bool
 
 
@@ -62,7 +64,7 @@ class DriftMonitor:
 class _Window:
     def __init__(self, reference: ReferenceHistogram, *, figures: int) -> None:
         self._reference, self._figures = reference, figures
-        self._looks = self._items = 0
+        self._looks = self._alarms = self._items = 0
         self._counts = [0] * len(reference.counts)
         self.found: FigureDrift | None = None
 
@@ -82,11 +84,13 @@ class _Window:
         expected = self._reference.counts
         chance = drift.chance_of_look(self._looks, self._figures)
         index, limit = drift.psi(expected, self._counts), drift.threshold(expected, self._counts, chance=chance)
+        self._alarms += index > limit
         return FigureDrift(
             figure=self._reference.name,
             psi=index,
             threshold=limit,
             items=self._items,
             looks=self._looks,
+            alarms=self._alarms,
             drifted=index > limit,
         )

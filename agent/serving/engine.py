@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from agent.serving.holdings import Prepared
     from agent.serving.instance import Instance
     from agent.serving.loading import LoadedModel
+    from agent.serving.observation import Observer
     from agent.serving.requests import Outcome
     from agent.serving.residency import Limits
     from agent.serving.resident import Resident
@@ -54,16 +55,19 @@ class Engine:
         load: Callable[[SlotSpec], LoadedModel],
         limits: Limits = NO_LIMITS,
         learning: Learning | None = None,
+        observer: Observer | None = None,
     ) -> None:
         """Start empty. `load` is called in a thread, and raises a LitefleetError for a slot that cannot be loaded.
 
-        Without `learning` rewards are remembered in this process alone, for as long as it lives.
+        Without `learning` rewards are remembered in this process alone, for as long as it lives. Without an `observer`
+        nobody looks for drift or writes requests down.
         """
         self._holdings = Holdings(load, limits=limits)
         self._learning = learning or Learning.of_this_process()
         self._routes: Mapping[ModelName, LiveRoute] = {}
         self._converging = asyncio.Lock()
         self.recorder = Recorder(boot_id)
+        self.observer = observer
         self._shadowing = Shadowing(self.recorder)
         self.applications = Applications()
         """Who may call, as the plan in force says."""
@@ -122,7 +126,7 @@ class Engine:
 
     def stats(self) -> Stats:
         """Return everything measured in this life of the process."""
-        return self.recorder.stats()
+        return self.recorder.stats(self.observer.counts() if self.observer is not None else {})
 
     async def answer(self, ask: Ask) -> Reply:
         """Answer a request.
@@ -161,6 +165,8 @@ class Engine:
     def finish(self, reply: Reply, *, ready_s: float) -> None:
         """Count an answer that was ready at `ready_s` (monotonic) and has been sent; then compare it."""
         self.recorder.series(reply.line.line, reply.instance.slot.release_id).answered(reply, ready_s=ready_s)
+        if self.observer is not None:
+            self.observer.answered(reply, ready_s=ready_s)
         if reply.line.candidate is not None or reply.route.followers:
             self._shadowing.after(reply, is_busy=self._holdings.is_busy)
 
@@ -182,6 +188,8 @@ class Engine:
         self.applications.replace(plan.applications)
         retired = self._holdings.keep(prepared)
         self.recorder.hold(by_release)
+        if self.observer is not None:
+            self.observer.follow(plan)
         _log.info("plan_applied", serial=plan.serial, loaded=len(by_release), retired=retired)
 
     async def _rescue(

@@ -15,6 +15,7 @@ from agent.serving import max as max_api
 from agent.serving import oip_messages as oip
 from agent.serving import traffic_messages as traffic
 from agent.serving.api import JSON
+from agent.serving.drift_api import ModelDrift
 from agent.serving.exposition import OPEN_TYPE, TEXT_TYPE
 from agent.serving.multipart import FORM
 from agent.serving.oip import IMAGE_TYPES
@@ -101,6 +102,7 @@ def _oip() -> list[Operation]:
             _get(model, tag, "What a model takes and gives", oip.ModelMetadata),
             _get(f"{model}/ready", tag, "Whether a model answers", oip.ModelReady),
             _get(f"{model}/stats", tag, "What a model's requests took", oip.Statistics),
+            _get(f"{model}/drift", tag, "Whether what a model is asked is like what it was judged on", ModelDrift),
             _infer(f"{model}/infer", tag),
             _classify(f"{model}/classify", tag),
         ]

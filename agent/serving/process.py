@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import random
 import signal
 import socket
 import sys
@@ -27,8 +28,11 @@ from agent.serving.learning import Learning
 from agent.serving.link import ServingLink
 from agent.serving.loading import load_slot, open_litert
 from agent.serving.mqtt_requests import MqttRequests
+from agent.serving.observation import Observer
 from agent.serving.planning import Planner
+from agent.serving.request_log import RequestLog
 from agent.serving.residency import Limits, default_budget_bytes
+from agent.serving.scrape import Scrape, ScrapeAnswers
 from agent.serving.sockets import hand_over, listen_unix, numbered
 from agent.serving.tls import ServerCertificate
 from agent.serving.traffic import Traffic
@@ -78,14 +82,17 @@ async def serve(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     load = partial(load_slot, cores=_cores(settings), open_interpreter=open_interpreter)
     learning = Learning.of_device(settings.rewards_path)
-    engine = Engine(boot_id=BootId(mint_id(SystemClock())), load=load, limits=_limits(settings), learning=learning)
+    boot_id = BootId(mint_id(SystemClock()))
+    observer = _observer(settings, boot_id)
+    engine = Engine(boot_id=boot_id, load=load, limits=_limits(settings), learning=learning, observer=observer)
     planner = Planner(engine, BootLedger(settings.boot_path, number=place.number), together=place.together)
-    link = ServingLink(MqttRequests(engine, otherwise=planner.answer).answer)
     traffic, certificate = Traffic(), _certificate(settings)
+    shown = _shown(settings, engine, traffic, place)
+    link = ServingLink(MqttRequests(engine, otherwise=ScrapeAnswers(shown, otherwise=planner.answer).answer).answer)
     engine.applications.divide(settings.serving_processes)
     access = Access(engine, is_wide=settings.is_wide, origins=settings.cors_origins)
     # All but hung requests have ended when the runner's own shutdown begins.
-    app = create_app(protocols.routes(engine), traffic, access)
+    app = create_app(protocols.routes(engine, shown=shown), traffic, access)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -116,6 +123,7 @@ async def serve(
         await link.close()
         await runner.cleanup()
         await engine.close()
+        await asyncio.to_thread(observer.close)
         _log.info("serving_stopped")
 
 
@@ -140,6 +148,20 @@ def main(*, open_interpreter: OpenInterpreter = open_litert) -> int:
     place = Place(number=arguments.number, together=arguments.round)
     asyncio.run(serve(settings, listeners, place=place, open_interpreter=open_interpreter))
     return os.EX_OK
+
+
+def _observer(settings: AgentConfig, boot_id: BootId) -> Observer:
+    clock = SystemClock()
+    log = RequestLog(
+        folder=settings.request_log_dir, boot_id=boot_id, clock=clock, budget_bytes=settings.request_log_bytes
+    )
+    return Observer(chance=random.Random(), clock=clock, log=log)  # noqa: S311 - draws samples; guards nothing
+
+
+def _shown(settings: AgentConfig, engine: Engine, traffic: Traffic, place: Place) -> Scrape:
+    started_ms = SystemClock().now().timestamp() * 1000
+    siblings = tuple(path for number, path in enumerate(settings.serving_sockets) if number != place.number)
+    return Scrape(engine=engine, traffic=traffic, started_ms=started_ms, siblings=siblings)
 
 
 def _certificate(settings: AgentConfig) -> ServerCertificate | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from agent.serving import description, oip, pages, scrape, tfserving, traffic_api
+from agent.serving import description, drift_api, oip, pages, scrape, tfserving, traffic_api
 from agent.serving import max as max_api
 from agent.serving.scrape import Scrape
 from shared.errors import InvalidInputError
@@ -38,6 +38,7 @@ def routes(
         *traffic_api.routes(engine),
         *description.routes(engine),
         *pages.routes(engine),
+        *drift_api.routes(engine),
         *scrape.routes(shown or Scrape(engine=engine)),
     ]
 

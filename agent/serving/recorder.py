@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ from agent.core.plan import PairStats, SeriesStats, Stats
 from agent.serving.comparison import PairTally
 from agent.serving.tally import NO_VALUE, ROWS_KEPT, Tally, count_all
 from agent.serving.work import Work, summed
-from shared.metrics import CALLS, MetricKind
+from shared.metrics import CALLS, MetricKind, labelled
 from shared.sketches import Sketch
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class Series:
             "requests": sum(each.requests for each in tallies),
             "request_errors": sum(sum(each.errors.values()) for each in tallies),
             "request_refusals": sum(sum(each.refusals.values()) for each in tallies),
+            **{labelled("classes", label): count for label, count in self.classes.items()},
         }
 
     def _begin(self, protocol: CallProtocol) -> Tally:
@@ -184,12 +186,20 @@ class Recorder:
         """All comparisons of rules' shadows, by the shadow's line, the shadow and who answered."""
         return self._shadows
 
-    def stats(self) -> Stats:
-        """Return everything; the sketches are the live ones, to be encoded before the loop goes on."""
+    def stats(self, observed: Mapping[tuple[ModelName, ReleaseId], Mapping[str, int]] = MappingProxyType({})) -> Stats:
+        """Return everything; the sketches are the live ones, to be encoded before the loop goes on.
+
+        `observed` are further counts, by line and release.
+        """
         return Stats(
             boot_id=self.boot_id,
             series=tuple(
-                SeriesStats(model=model, release_id=release, counts=series.counts, sketches=series.sketches)
+                SeriesStats(
+                    model=model,
+                    release_id=release,
+                    counts={**series.counts, **observed.get((model, release), {})},
+                    sketches=series.sketches,
+                )
                 for (model, release), series in self._series.items()
             ),
             pairs=(*_told(self._pairs, by_rule=False), *_told(self._shadows, by_rule=True)),

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final
 
+import msgspec
+import structlog
 from aiohttp import web
 
+from agent.core.plan import GetSamples, Samples
 from agent.serving.exposition import Buckets, Sample, content_type, merged, write
+from agent.serving.link import Line
+from shared.errors import UnreachableError
 from shared.traffic import split_line
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
+    from pathlib import Path
 
+    from agent.core.plan import FromServing, ToServing
     from agent.serving.applications import Applications
     from agent.serving.engine import Engine
     from agent.serving.recorder import Recorder, Series
     from agent.serving.tally import Tally
     from agent.serving.traffic import Traffic
 
+    Answer = Callable[[ToServing], Awaitable[FromServing]]
 
-class Counted(Protocol):
-    """What keeps counts of its own."""
 
-    def samples(self) -> Iterable[Sample]:
-        """Return them as they stand."""
-        ...
+_SIBLING_S: Final = 2.0
+"""A process that is busy for longer goes without: its figures are in the next scrape."""
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,9 +43,8 @@ class Scrape:
     traffic: Traffic | None = None
     started_ms: float = 0.0
     """When this process started, since 1970."""
-    others: tuple[Counted, ...] = ()
-    siblings: Callable[[], Awaitable[Iterable[Iterable[Sample]]]] | None = None
-    """Asks the other serving processes behind the same port: a scraper reaches any one of them."""
+    siblings: tuple[Path, ...] = ()
+    """Sockets of the other serving processes behind the same port: a scraper reaches any one of them."""
 
     def samples(self) -> list[Sample]:
         """Return all figures of this process as they stand."""
@@ -49,12 +55,12 @@ class Scrape:
             *([Sample("in_flight", (), self.traffic.in_flight)] if self.traffic is not None else []),
             Sample("processes", (), 1),
             Sample("start_time_ms", (), self.started_ms),
-            *(sample for each in self.others for sample in each.samples()),
+            *(self.engine.observer.samples(self.engine.recorder) if self.engine.observer is not None else ()),
         ]
 
     async def text(self, accept: str) -> web.Response:
         """Return the answer to a scraper that takes `accept`."""
-        others = await self.siblings() if self.siblings is not None else ()
+        others = [found for path in self.siblings if (found := await _asked(path)) is not None]
         kind = content_type(accept)
         return web.Response(body=write(merged([self.samples(), *others]), kind=kind), headers={"Content-Type": kind})
 
@@ -66,6 +72,32 @@ def routes(scrape: Scrape) -> list[web.RouteDef]:
         return await scrape.text(request.headers.get("Accept", ""))
 
     return [web.get("/metrics", metrics)]
+
+
+class ScrapeAnswers:
+    """Answers other serving processes, and leaves every other message to `otherwise`."""
+
+    def __init__(self, scrape: Scrape, *, otherwise: Answer) -> None:
+        self._scrape, self._otherwise = scrape, otherwise
+
+    async def answer(self, message: ToServing) -> FromServing:
+        """Answer one message."""
+        if not isinstance(message, GetSamples):
+            return await self._otherwise(message)
+        return Samples(listed=msgspec.Raw(msgspec.msgpack.encode(self._scrape.samples())))
+
+
+async def _asked(path: Path) -> list[Sample] | None:
+    """Return the figures of another process; None when it is away, as when it starts again."""
+    line = Line(path)
+    try:
+        answer = await line.call(GetSamples(), deadline_s=_SIBLING_S)
+    except UnreachableError as exc:
+        _log.info("sibling_not_scraped", error=str(exc))
+        return None
+    finally:
+        await line.close()
+    return msgspec.msgpack.decode(answer.listed, type=list[Sample]) if isinstance(answer, Samples) else None
 
 
 def _of_recorder(recorder: Recorder) -> Iterator[Sample]:
