@@ -24,6 +24,7 @@ from controller.views import (
     DatasetView,
     DecisionView,
     DeviceView,
+    ExportView,
     InviteView,
     Measured,
     ModelView,
@@ -35,7 +36,7 @@ from controller.views import (
     UploadView,
     VersionView,
 )
-from shared.errors import InvalidInputError, PermanentError, UnreachableError
+from shared.errors import DigestMismatchError, InvalidInputError, PermanentError, UnreachableError
 from shared.ids import Sha256
 
 if TYPE_CHECKING:
@@ -221,6 +222,25 @@ class Client:
     async def release(self, release_id: str) -> ReleaseView:
         """Read one release."""
         return await self.get(f"/releases/{_part(release_id)}", ReleaseView)
+
+    async def export(self, release_id: str, profile: str) -> ExportView:
+        """Read which files a release has for one class of hardware, and what vouches for them."""
+        return await self.get(f"/releases/{_part(release_id)}/export?profile={_part(profile)}", ExportView)
+
+    async def download(self, path: Path, *, sha256: str, length_bytes: int) -> None:
+        """Bring a file of the controller here, piece by piece. Raises DigestMismatchError."""
+        digest, there = hashlib.sha256(), 0
+        with path.open("wb") as sink:
+            while there < length_bytes:
+                last = min(there + PIECE_BYTES, length_bytes) - 1
+                piece = await self.call("GET", f"/blobs/{sha256}", headers={"Range": f"bytes={there}-{last}"})
+                if not piece:
+                    break
+                digest.update(piece)
+                sink.write(piece)
+                there += len(piece)
+        if digest.hexdigest() != sha256:
+            raise DigestMismatchError(expected=sha256, actual=digest.hexdigest(), path=str(path))
 
     async def devices(self, query: str = "all") -> list[DeviceView]:
         """List the devices that match a label query."""

@@ -7,6 +7,7 @@ from datetime import datetime
 import msgspec
 
 from controller.traffic_views import ProbeView, RuleView
+from shared.wire import DesiredModel
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -212,6 +213,14 @@ class ReleaseView(msgspec.Struct, frozen=True):
     def name(self) -> str:
         """What people call it: `digits/3`."""
         return f"{self.model}/{self.version_number}"
+
+
+class ExportView(msgspec.Struct, frozen=True):
+    """A release for one class of hardware, with all that vouches for it."""
+
+    wanted: DesiredModel
+    root_sha256: str
+    documents: dict[str, str]
 
 
 class InviteView(msgspec.Struct, frozen=True):

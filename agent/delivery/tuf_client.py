@@ -1,6 +1,6 @@
 """The child's side of `agent.delivery.repository`: python-tuf over mTLS, bounded in bytes, seconds and rate.
 
-The only file of the agent that imports tuf and urllib3.
+With `agent.delivery.kept_metadata`, all of the agent that imports tuf and urllib3.
 """
 
 from __future__ import annotations
@@ -139,11 +139,11 @@ def look_up(request: Request) -> VerifiedTargets:
     # here.
     updater.refresh()
     # Before any delegation is loaded, so that what is read here can only be the top-level role.
-    director = _director(metadata_dir)
+    director = director_of(Metadata[Targets].from_file(str(metadata_dir / "targets.json")).signed)
     fresh_until = _expiry(metadata_dir / "timestamp.json")
     # TUF 5.6.7: from here on delegated roles (the hash bins) are walked.
     found = {path: updater.get_targetinfo(path) for path in request.targets if path != DIRECTOR_PATH}
-    files = {path: _verified(path, target) for path, target in found.items() if target is not None}
+    files = {path: verified_target(path, target) for path, target in found.items() if target is not None}
     files |= _optional(updater, request.optional)
     return VerifiedTargets(director=director, files=files, fresh_until=fresh_until)
 
@@ -155,13 +155,12 @@ def _optional(updater: Updater, paths: Sequence[str]) -> dict[str, VerifiedTarge
         with contextlib.suppress(RepositoryError, DownloadError, urllib3.exceptions.HTTPError):
             target = updater.get_targetinfo(path)
             if target is not None:
-                files[path] = _verified(path, target)
+                files[path] = verified_target(path, target)
     return files
 
 
-def _director(metadata_dir: Path) -> DirectorTrust:
-    """Read the director's keys out of the top-level targets metadata that `refresh` has just verified."""
-    targets = Metadata[Targets].from_file(str(metadata_dir / "targets.json")).signed
+def director_of(targets: Targets) -> DirectorTrust:
+    """Read the director's keys out of verified top-level targets metadata. Raises RepositoryError."""
     entry = targets.targets.get(DIRECTOR_PATH)
     if entry is None:
         raise RepositoryError(f"the top-level targets role has no {DIRECTOR_PATH}, so nobody may seal for this device")
@@ -179,7 +178,8 @@ def _expiry(path: Path) -> datetime:
     return expires
 
 
-def _verified(path: str, target: TargetFile) -> VerifiedTarget:
+def verified_target(path: str, target: TargetFile) -> VerifiedTarget:
+    """Return what verified metadata say of a file. Raises RepositoryError."""
     note = _custom(path, target, _TargetNote)
     return VerifiedTarget(
         length_bytes=target.length,

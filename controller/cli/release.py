@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from controller.cli.conversion_options import read_pipeline
+from controller.cli.export import export
 from controller.cli.naming import conversion_id, release_id
 from controller.cli.output import Format, FormatOption, ago, fail, percent, say, short, show_json, show_table, size
 from controller.cli.scope import pairs_of
@@ -20,7 +21,9 @@ from shared.request_log import LogConsent
 if TYPE_CHECKING:
     from controller.client import Client
 
-app = typer.Typer(help="Signed releases: create one, list them, look at one, remove one.", no_args_is_help=True)
+app = typer.Typer(
+    help="Signed releases: create one, list them, look at one, export one, remove one.", no_args_is_help=True
+)
 
 _CONSENTS = ("inputs", "outputs", "upstream")
 
@@ -68,6 +71,9 @@ def create(
         return
     say(f"released {released.name}  ({released.release_id})")
     say(f"next: litefleet rollout start {short(released.release_id)} --cohort all --dry-run")
+
+
+app.command()(export)
 
 
 @app.command("ls")

@@ -23,6 +23,14 @@ class Publisher(Protocol):
         ...
 
 
+class SignedDocuments(Protocol):
+    """The repository's metadata, to be carried where no controller is."""
+
+    async def documents(self, paths: Sequence[str]) -> dict[str, bytes]:
+        """Return the signed documents that vouch for paths, by file name."""
+        ...
+
+
 class ReleaseUse(Protocol):
     """Whoever may still need a release."""
 

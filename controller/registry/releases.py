@@ -12,8 +12,8 @@ from controller.facts import ArtifactChoice, ArtifactFacts, Misfit, ReleaseFacts
 from controller.registry import measurement_store, store
 from controller.registry.core.choice import choose, fitting_artifact, kept_choice
 from controller.registry.core.measurement import judged
+from controller.registry.core.options import as_desired, component_of, desired_components, in_manifest
 from controller.registry.core.options import check as check_options
-from controller.registry.core.options import component_of, desired_components, in_manifest
 from controller.registry.core.release import assemble, files_to_publish, release_artifacts
 from controller.registry.core.types import NO_OPTIONS, Conversion, ConversionState, Release
 from shared import manifest
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from shared.clock import Clock
     from shared.hardware import DeviceHardware
     from shared.ids import HardwareProfileId
+    from shared.wire import DesiredModel
 
 log = structlog.get_logger(__name__)
 
@@ -113,6 +114,11 @@ class Releases:
                 raise ConflictError(kind="release", name=release_id, problem=f"is in use: {user}")
             await store.mark_deleted(uow.session, release.release_id, self._clock.now())
             uow.audit("release.delete", release_id, {"release": f"{release.model}/{release.version_number}"})
+
+    async def exported(self, release_id: str, profile: HardwareProfileId) -> DesiredModel:
+        """Return a release as a device of a profile would be told it. Raises NotFoundError, InvalidInputError."""
+        async with self._database.unit_of_work(read_only=True) as uow:
+            return as_desired(await _published(uow, release_id), profile)
 
     async def facts(self, uow: UnitOfWork, release_id: ReleaseId) -> ReleaseFacts:
         """Return what a rollout may know of a release. Raises NotFoundError."""

@@ -99,6 +99,10 @@ class Publisher:
         """Return what is vouched for under `path`. Raises NotFoundError."""
         return await self._run(self._repository.find, path)
 
+    async def documents(self, paths: Sequence[str]) -> dict[str, bytes]:
+        """Return the signed documents that vouch for paths, by file name."""
+        return await self._run(self._repository.documents, paths)
+
     def close(self) -> None:
         """Wait for the work under way, and end the thread."""
         self._executor.shutdown()

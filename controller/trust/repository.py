@@ -124,6 +124,14 @@ class Repository:
             raise NotFoundError(kind="target", name=path)
         return TrustedFile(path=path, sha256=Sha256(target.hashes["sha256"]), length_bytes=target.length)
 
+    def documents(self, paths: Sequence[str]) -> dict[str, bytes]:
+        """Return the signed documents that vouch for paths, as they are, by file name: root, targets and bins."""
+        with self._lock:
+            snapshot = self._folder.snapshot()
+            names = ["targets", *sorted({tuf.bin_of(path) for path in paths})]
+            files = {f"{name}.json": self._folder.file(name, snapshot.meta[f"{name}.json"].version) for name in names}
+            return {"root.json": self.bootstrap_root()} | {name: file.read_bytes() for name, file in files.items()}
+
     def publish(self, files: Sequence[PublishedFile]) -> None:
         """Vouch for files; of those that are published already nothing changes but that more profiles may take them.
 

@@ -8,17 +8,16 @@ import msgspec
 
 from controller.registry.core.types import NO_OPTIONS, Release, ReleaseComponent, ReleaseOptions
 from shared import pipeline
-from shared.errors import InvalidInputError
-from shared.ids import Sha256, is_slug
+from shared.errors import InvalidInputError, NotFoundError
+from shared.ids import HardwareProfileId, RolloutId, is_slug
 from shared.manifest import Component, digest
 from shared.pipeline import Normalise, RunModel
-from shared.wire import DesiredComponent, TargetRef
+from shared.wire import DesiredComponent, DesiredModel, ProbationPolicy, TargetRef
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from controller.registry.core.types import ConversionOrder, ReleaseArtifact
-    from shared.ids import HardwareProfileId
     from shared.manifest import ReleaseManifest
     from shared.pipeline import PipelineSpec
 
@@ -108,11 +107,44 @@ def desired_components(release: Release, profile: HardwareProfileId) -> tuple[De
     return tuple(_desired(component, by_profile(component.artifacts)[profile]) for component in release.components)
 
 
+def as_desired(release: Release, profile: HardwareProfileId) -> DesiredModel:
+    """Return a release as a device of a profile would be told it; an empty profile is the preferred one.
+
+    Raises:
+        NotFoundError: it is not published.
+        InvalidInputError: it has no artifact for the profile.
+    """
+    if release.manifest is None:
+        raise NotFoundError(kind="release", name=release.release_id)
+    serving = by_profile(release.artifacts)
+    wanted = profile or HardwareProfileId(release.profile_order[0])
+    if wanted not in serving:
+        raise InvalidInputError(
+            field="profile",
+            problem=f"the release has no artifact for {wanted}",
+            remedy=f"one of {', '.join(release.profile_order)}",
+        )
+    artifact = serving[wanted]
+    return DesiredModel(
+        model=release.model,
+        release_id=release.release_id,
+        # No rollout brings it anywhere.
+        rollout_id=RolloutId(""),
+        attempt=0,
+        manifest=release.manifest,
+        artifact=TargetRef(path=artifact.path, length_bytes=artifact.length_bytes, sha256=artifact.sha256),
+        profile_id=wanted,
+        release_counter=release.release_counter,
+        policy=ProbationPolicy(),
+        components=desired_components(release, wanted) or msgspec.UNSET,
+    )
+
+
 def by_profile(artifacts: Sequence[ReleaseArtifact]) -> Mapping[HardwareProfileId, ReleaseArtifact]:
     """Return the artifact of each profile."""
     return {profile.profile_id: artifact for artifact in artifacts for profile in artifact.profiles}
 
 
 def _desired(component: ReleaseComponent, artifact: ReleaseArtifact) -> DesiredComponent:
-    target = TargetRef(path=artifact.path, length_bytes=artifact.length_bytes, sha256=Sha256(artifact.sha256))
+    target = TargetRef(path=artifact.path, length_bytes=artifact.length_bytes, sha256=artifact.sha256)
     return DesiredComponent(name=component.name, artifact=target)
