@@ -74,7 +74,14 @@ def _write_broker_config(config: ControllerConfig, folder: Path) -> None:
     authority = Authority.open(config.state_dir / "authority", SystemClock())
     names = config.broker_names
     host = _LOOPBACK if all(is_loopback(name) for name in names) else _EVERY_ADDRESS
-    written = write_broker_config(folder, authority, host=host, port=config.broker_port, names=names)
+    written = write_broker_config(
+        folder,
+        authority,
+        host=host,
+        port=config.broker_port,
+        names=names,
+        application_port=config.broker_application_port,
+    )
     sys.stdout.write(f"mosquitto -c {written}\n")
 
 

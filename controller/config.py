@@ -91,6 +91,9 @@ class ControllerConfig(BaseSettings):
     broker_reload_command: tuple[str, ...] = ()
     """What makes that broker read its ACL again, e.g. `["systemctl", "reload", "mosquitto"]`."""
 
+    broker_application_port: Port | None = None
+    """TCP port on which `litefleet broker config` lets applications in, over TLS with login and key; none: nowhere."""
+
     device_broker_host: str = ""
     """Where devices find the broker; empty: as the controller does."""
 

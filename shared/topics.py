@@ -4,7 +4,8 @@
 two patterns: `write lf/v1/+/%u/up/#`, `read lf/v1/+/%u/down/#`.
 
 Applications that have only the broker ask a device at `lf/v1/{shard}/{device}/infer/{login}` and are answered below it,
-at `…/reply/{client}`. The login is the application's name, or `application.client` for one of several programs of it.
+at `…/reply/{client}`. A login is `application.client`, one for each program of an application. The dot keeps it from
+being a device's id: at a broker both name sessions, and who comes under the same name ends the other's session.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SENTINEL = f"{ROOT}/sentinel"
 SHARDS = 256
 _LEVELS = 6
 _REPLY = "reply"
-_LOGIN = re.compile(r"[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})?")
+_LOGIN = re.compile(r"[a-z0-9-]{1,63}\.[a-z0-9-]{1,63}")
 _CLIENT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 

@@ -70,6 +70,62 @@ def broker_config(
     say(f"wrote {_write_broker(config, host=host)}")
 
 
+LoginArgument = Annotated[str, typer.Argument(help="Application and one of its programs: shop.till.")]
+
+
+@broker_app.command("admit")
+def broker_admit(
+    config: ConfigOption,
+    login: LoginArgument,
+    key_from: Annotated[
+        typer.FileText, typer.Option("--key-from", help="File whose first line is the application's key; - for stdin.")
+    ],
+) -> None:
+    """Let an application's program in at the broker, by the application's key."""
+    from controller.trust.broker_logins import admit
+
+    folder = _broker_folder(config)
+    try:
+        admit(folder, login, key_from.readline().strip())
+    except (LitefleetError, OSError) as exc:
+        fail(str(exc), code=EXIT_USAGE)
+    say(f"{login} may ask devices by the broker, once that has read {folder}/applications again (SIGHUP)")
+
+
+@broker_app.command("expel")
+def broker_expel(config: ConfigOption, login: LoginArgument) -> None:
+    """Let an application's program in at the broker no more."""
+    from controller.trust.broker_logins import expel
+
+    folder = _broker_folder(config)
+    try:
+        expel(folder, login)
+    except (LitefleetError, OSError) as exc:
+        fail(str(exc), code=EXIT_USAGE)
+    say(f"{login} is let in no more, once the broker has read {folder}/applications again (SIGHUP)")
+
+
+@broker_app.command("logins")
+def broker_logins(config: ConfigOption) -> None:
+    """Show who is let in at the broker."""
+    from controller.trust.broker_logins import logins
+
+    try:
+        for login in logins(_broker_folder(config)):
+            say(login)
+    except (LitefleetError, OSError) as exc:
+        fail(str(exc), code=EXIT_USAGE)
+
+
+def _broker_folder(config: Path) -> Path:
+    from controller.config import load
+
+    try:
+        return load(config, os.environ).state_dir / "broker"
+    except LitefleetError as exc:
+        fail(str(exc), code=EXIT_USAGE)
+
+
 def _write_broker(config: Path, *, host: str) -> Path:
     from controller.config import load
     from controller.trust.authority import Authority
@@ -84,6 +140,7 @@ def _write_broker(config: Path, *, host: str) -> Path:
             host=host,
             port=settings.broker_port,
             names=[*settings.device_names, *settings.broker_names],
+            application_port=settings.broker_application_port,
         )
     except (LitefleetError, OSError) as exc:
         fail(str(exc), code=EXIT_USAGE)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from controller.trust.broker_logins import password_file
 from controller.trust.files import PUBLIC_MODE, SECRET_MODE, write_atomically
 from controller.trust.tls import CONTROLLER_NAME
 from shared import topics
@@ -32,7 +33,7 @@ _DEVICES = f"{topics.ROOT}/+"
 
 _CONFIG = """\
 # Written by litefleet; a change is lost when it is written again.
-{run_as}per_listener_settings false
+{run_as}per_listener_settings {per_listener}
 listener {port} {host}
 
 # Mutual TLS. Who a client is, is what its certificate says (CN), whatever it calls itself.
@@ -45,7 +46,7 @@ use_identity_as_username true
 use_username_as_clientid true
 allow_anonymous false
 acl_file {folder}/acl
-
+{applications}
 # Retained messages are a cache of the controller's database; after a loss it publishes them again.
 persistence true
 persistence_location {folder}/data/
@@ -61,6 +62,18 @@ log_type warning
 log_type notice
 """
 
+_APPLICATIONS = """
+# Applications that have only the broker: over TLS, with a login and the application's key.
+listener {port} {host}
+certfile {folder}/broker.pem
+keyfile {folder}/broker.key
+password_file {folder}/applications
+# A session belongs to a login, which no device's name can equal: no client id takes over another's session.
+use_username_as_clientid true
+allow_anonymous false
+acl_file {folder}/applications.acl
+"""
+
 _ACL_HEAD = f"""\
 # Written by litefleet; a change is lost when it is written again.
 user {CONTROLLER_NAME}
@@ -73,10 +86,29 @@ topic readwrite {topics.SENTINEL}
 pattern write {_DEVICES}/%u/up/+
 pattern read {_DEVICES}/%u/down/+
 pattern read {topics.PULSE}
+
+# Applications ask a device by the broker, and it replies below their own topic.
+pattern read {_DEVICES}/%u/infer/+
+pattern write {_DEVICES}/%u/infer/+/reply/+
+"""
+
+_APPLICATION_ACL = f"""\
+# Written by litefleet; a change is lost when it is written again.
+# %u is the login. Which models it may ask, each device decides by its own grants.
+pattern write {_DEVICES}/+/infer/%u
+pattern read {_DEVICES}/+/infer/%u/reply/+
 """
 
 
-def write_broker_config(folder: Path, authority: Authority, *, host: str, port: int, names: Sequence[str] = ()) -> Path:
+def write_broker_config(
+    folder: Path,
+    authority: Authority,
+    *,
+    host: str,
+    port: int,
+    names: Sequence[str] = (),
+    application_port: int | None = None,
+) -> Path:
     """Write everything that a mosquitto needs into `folder`, and return the path of its configuration.
 
     Args:
@@ -85,6 +117,7 @@ def write_broker_config(folder: Path, authority: Authority, *, host: str, port: 
         host: address to listen on.
         port: TCP port to listen on.
         names: further names and addresses by which clients call the broker.
+        application_port: TCP port for applications; None: they are not let in.
     """
     folder = folder.absolute()
     (folder / "data").mkdir(parents=True, exist_ok=True)
@@ -95,16 +128,31 @@ def write_broker_config(folder: Path, authority: Authority, *, host: str, port: 
     write_atomically(folder / "broker.key", files.key.read_bytes(), mode=SECRET_MODE)
     if not (folder / "acl").exists():
         write_atomically(folder / "acl", access_list([]).encode())
+    if application_port is not None:
+        write_atomically(folder / "applications.acl", _APPLICATION_ACL.encode())
+        if not password_file(folder).exists():
+            write_atomically(password_file(folder), b"", mode=SECRET_MODE)
     configuration = folder / "mosquitto.conf"
-    write_atomically(configuration, broker_config(folder, host=host, port=port).encode(), mode=PUBLIC_MODE)
+    text = broker_config(folder, host=host, port=port, application_port=application_port)
+    write_atomically(configuration, text.encode(), mode=PUBLIC_MODE)
     return configuration
 
 
-def broker_config(folder: Path, *, host: str, port: int) -> str:
+def broker_config(folder: Path, *, host: str, port: int, application_port: int | None = None) -> str:
     """Return the text of mosquitto.conf."""
     # Root's mosquitto becomes user `mosquitto`, who could not read a key that root alone may read.
     run_as = "user root\n" if os.geteuid() == 0 else ""
-    return _CONFIG.format(folder=folder, host=host, port=port, run_as=run_as, max_packet=512 * 1024)
+    is_open = application_port is not None
+    return _CONFIG.format(
+        folder=folder,
+        host=host,
+        port=port,
+        run_as=run_as,
+        # Two listeners with an ACL each; with one for both, an application could take a device's name.
+        per_listener="true" if is_open else "false",
+        applications=_APPLICATIONS.format(folder=folder, host=host, port=application_port) if is_open else "",
+        max_packet=512 * 1024,
+    )
 
 
 def access_list(denied: Sequence[DeviceId]) -> str:

@@ -1,12 +1,13 @@
 #!/bin/sh
-# Run mosquitto on FOLDER/mosquitto.conf, and have it read its ACL again whenever the controller has written it:
-# a device that was removed is cut off within seconds.
+# Run mosquitto on FOLDER/mosquitto.conf, and have it read its ACL and the applications' logins again whenever they have
+# been written: a device that was removed is cut off within seconds.
 #
 #   broker FOLDER
 set -eu
 folder=$1
 
-acl_state() { stat --format '%i %Y' "$folder/acl"; }
+# The logins are there only where the broker lets applications in.
+acl_state() { stat --format '%i %Y' "$folder/acl" "$folder/applications" 2>/dev/null || true; }
 
 seen=$(acl_state)
 mosquitto -c "$folder/mosquitto.conf" &
