@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from shared.errors import RetryableError
+from shared.traffic import line_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -77,11 +78,12 @@ def taken_bytes(slot: SlotSpec, model: LoadedModel) -> int:
 
 
 def compared(plan: Plan) -> frozenset[ReleaseId]:
-    """Return the releases that must stay in memory: a candidate, and who it is compared with."""
+    """Return the releases that must stay in memory: candidates and who they are compared with, and rules' shadows."""
+    shadows = {line_of(rule.model, rule.shadow) for rule in plan.traffic if rule.shadow}
     return frozenset(
         release
         for route in plan.routes
-        if route.candidate is not None or route.shadow is not None
+        if route.candidate is not None or route.shadow is not None or route.model in shadows
         for release in (route.primary, route.shadow, route.candidate)
         if release is not None
     )

@@ -46,15 +46,16 @@ def make_slot(
     version: int = 1,
     pipeline: PipelineSpec = MODEL_ONLY,
     golden: GoldenCheck | None = None,
+    name: ModelName = MODEL,
 ) -> SlotSpec:
     """Write a release's folder and return the slot that names it."""
     folder = releases / release
     made = models.release_manifest(
-        model, release_id=release, name=MODEL, version_number=version, pipeline=pipeline, golden=golden
+        model, release_id=release, name=name, version_number=version, pipeline=pipeline, golden=golden
     )
     models.release_folder(folder, model, made)
     return SlotSpec(
-        model=MODEL,
+        model=name,
         release_id=release,
         version_number=version,
         folder=str(folder),
