@@ -262,7 +262,7 @@ async def test_bandit_gives_each_reply_an_id_and_learns_of_its_reward(bench: Ben
     chooser = bench.engine.routes[MODEL].chooser
     assert isinstance(chooser, Bandit)
     assert (chooser.posteriors["green"].mean > 0.9, chooser.posteriors["blue"].mean < 0.3) == (True, True)
-    assert [answered for answered in await bench.versions(100)].count(2) > 80
+    assert (await bench.versions(100)).count(2) > 80
 
 
 async def test_what_a_bandit_learned_survives_plans_and_goes_with_the_release(bench: Bench) -> None:
