@@ -22,7 +22,7 @@ from shared.errors import LitefleetError, RetryableError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agent.core.plan import Applied, FromServing, GetStats, SetPlan, Stats, ToServing
+    from agent.core.plan import Applied, GetStats, SetPlan, Stats
     from agent.serving.engine import Engine
     from agent.serving.exchange import Reply
     from agent.serving.requests import Request
@@ -37,7 +37,7 @@ class MqttRequests:
         """`otherwise` answers whatever is no request."""
         self._engine, self._otherwise = engine, otherwise
 
-    async def answer(self, message: ToServing) -> FromServing:
+    async def answer(self, message: SetPlan | GetStats | AskInference) -> Applied | Stats | InferenceAnswered:
         """Answer control."""
         if not isinstance(message, AskInference):
             return await self._otherwise(message)

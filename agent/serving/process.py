@@ -88,7 +88,8 @@ async def serve(
     planner = Planner(engine, BootLedger(settings.boot_path, number=place.number), together=place.together)
     traffic, certificate = Traffic(), _certificate(settings)
     shown = _shown(settings, engine, traffic, place)
-    link = ServingLink(MqttRequests(engine, otherwise=ScrapeAnswers(shown, otherwise=planner.answer).answer).answer)
+    requests = MqttRequests(engine, otherwise=planner.answer)
+    link = ServingLink(ScrapeAnswers(shown, otherwise=requests.answer).answer)
     engine.applications.divide(settings.serving_processes)
     access = Access(engine, is_wide=settings.is_wide, origins=settings.cors_origins)
     # All but hung requests have ended when the runner's own shutdown begins.

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
-    from agent.core.plan import FromServing, ToServing
+    from agent.core.plan import AskInference, FromServing, GetStats, SetPlan, ToServing
     from agent.serving.applications import Applications
     from agent.serving.engine import Engine
     from agent.serving.recorder import Recorder, Series
     from agent.serving.tally import Tally
     from agent.serving.traffic import Traffic
 
-    Answer = Callable[[ToServing], Awaitable[FromServing]]
+    Answer = Callable[[SetPlan | GetStats | AskInference], Awaitable[FromServing]]
 
 
 _SIBLING_S: Final = 2.0
