@@ -23,7 +23,7 @@ from shared.decoding import MALFORMED
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 T = TypeVar("T", bound=msgspec.Struct)
 R = TypeVar("R", bound="Confinement")
@@ -90,10 +90,10 @@ async def ask(module: str, request: bytes, kind: type[T], *, deadline_s: float, 
     return _judge(child.returncode, answer, errors, kind, name)
 
 
-def memory_short(model: Path, request: Confinement, *, name: str) -> str:
-    """Return "" or why the child must not be started now: the model is gone, or memory is short."""
+def memory_short(models: Sequence[Path], request: Confinement, *, name: str) -> str:
+    """Return "" or why the child must not be started now: a model is gone, or memory is short."""
     try:
-        model_bytes = model.stat().st_size
+        model_bytes = sum(model.stat().st_size for model in models)
         available = _memory_available_bytes()
     except OSError as exc:
         return f"model_load_failed: {exc.filename}: {exc.strerror}"

@@ -92,7 +92,7 @@ class Lane:
         timed = {name: _Timed(each, self._watch) for name, each in models.items()}
         self._own, own = timed[OWN_MODEL], models[OWN_MODEL]
         self._pipeline = CompiledPipeline(spec, timed)
-        self.labels = self._pipeline.labels
+        self.labels, self.is_line = self._pipeline.labels, self._pipeline.is_line
         self.takes_images = takes_images(spec)
         self._raw = spec == MODEL_ONLY
         self.inputs = own.inputs if self._raw else (_pipeline_input(spec, own.inputs),)

@@ -7,12 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from agent.serving.batching import Batcher, is_rowwise
 from agent.serving.lane import Lane
 from agent.serving.probing import probe_model, zeros
 from agent.serving.warming import warm
 from shared import manifest
 from shared.errors import DigestMismatchError, ModelLoadError, UntrustedError
+from shared.pipeline import OWN_MODEL
 from shared.probe import ExecutionMode
 from shared.runtime.golden import to_array
 from shared.runtime.interpreter import LiteRtInterpreter
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     OpenInterpreter = Callable[[bytes, int], Interpreter]
     Tensor = NDArray[Any]
 
-MODEL_FILE, MANIFEST_FILE = "model.tflite", "manifest.json"
+MODEL_FILE, MANIFEST_FILE, COMPONENTS_DIR = "model.tflite", "manifest.json", "components"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +88,7 @@ def load_slot(slot: SlotSpec, *, cores: int, open_interpreter: OpenInterpreter) 
         cores=cores,
         open_interpreter=open_interpreter,
         recorded=recorded,
+        components=_read_components(slot, described),
     )
 
 
@@ -96,10 +100,12 @@ def load_model(
     cores: int,
     open_interpreter: OpenInterpreter,
     recorded: Sequence[list[Tensor]] = (),
+    components: Mapping[str, bytes] | None = None,
 ) -> LoadedModel:
     """Load a model whose bytes are trusted already, measure it, and warm it up with what was `recorded`.
 
-    Raises ModelLoadError, PipelineError or InvalidInputError.
+    `components` are the other models that its pipeline runs, by name; every lane has its own of each. Raises
+    ModelLoadError, PipelineError or InvalidInputError.
     """
     example = recorded[0] if recorded else None
     probed = probe_model(
@@ -108,14 +114,23 @@ def load_model(
     probe = probed.probe
     timed = {each.batch: each.p50_ms for each in probe.by_batch}
 
+    def lane(interpreter: Interpreter) -> Lane:
+        others = {name: open_interpreter(content, probe.threads) for name, content in (components or {}).items()}
+        return Lane(pipeline, {OWN_MODEL: interpreter, **others})
+
     def batcher(interpreter: Interpreter, buckets: Mapping[int, Interpreter]) -> Batcher:
-        lanes = {size: Lane(pipeline, bucket) for size, bucket in buckets.items()}
-        made = Batcher(Lane(pipeline, interpreter), lanes, timed)
+        lanes = {size: lane(bucket) for size, bucket in buckets.items()}
+        made = Batcher(lane(interpreter), lanes, timed)
         warm(made, recorded or [zeros(interpreter)])
         return made
 
     first = batcher(probed.first, probed.buckets)
     spare = [probed.spare] if probed.spare is not None else []
+    if probe.mode is ExecutionMode.INLINE and not first.lane.is_line:
+        # What was measured is one model of several, or a part of what is done for an item: no case for the loop.
+        workers = (first, *(batcher(each, {}) for each in spare))
+        probe = replace(probe, mode=ExecutionMode.WORKERS, workers=len(workers))
+        return LoadedModel(workers=workers, inline=None, probe=probe, least_ms=probed.least_ms)
     if probe.mode is ExecutionMode.INLINE:
         workers = tuple(batcher(each, {}) for each in spare)
         return LoadedModel(workers=workers, inline=first, probe=probe, least_ms=probed.least_ms)
@@ -130,6 +145,15 @@ def _golden_inputs(described: ReleaseManifest, artifact: Sha256) -> list[list[Te
         if each.sha256 == artifact:
             return [[to_array(tensor) for tensor in case.inputs] for case in each.golden.cases]
     return []
+
+
+def _read_components(slot: SlotSpec, described: ReleaseManifest) -> dict[str, bytes]:
+    digests = {each.name: each.artifact_sha256 for each in slot.components}
+    known = {each.name: {one.sha256 for one in each.artifacts} for each in described.components}
+    if digests.keys() != known.keys() or any(digest not in known[name] for name, digest in digests.items()):
+        raise UntrustedError(f"{slot.folder} holds a release with other components than were asked for")
+    folder = Path(slot.folder) / COMPONENTS_DIR
+    return {name: _read(folder / f"{name}.tflite", digest) for name, digest in digests.items()}
 
 
 def _read(path: Path, expected: Sha256) -> bytes:

@@ -20,7 +20,7 @@ from agent.serving.access import Access
 from agent.serving.api import create_app
 from agent.serving.cors import check_origins
 from agent.serving.engine import Engine
-from agent.serving.loading import MANIFEST_FILE, MODEL_FILE, LoadedModel, load_model, open_litert
+from agent.serving.loading import COMPONENTS_DIR, MANIFEST_FILE, MODEL_FILE, LoadedModel, load_model, open_litert
 from agent.serving.sockets import listen_unix
 from agent.serving.traffic import Traffic
 from shared import manifest
@@ -30,6 +30,7 @@ from shared.ids import BootId, ModelName, ReleaseId, model_name
 from shared.pipeline import MODEL_ONLY
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from shared.pipeline import PipelineSpec
@@ -67,6 +68,16 @@ class LocalDoors:
             raise InvalidInputError(field="unix_socket", problem=f"{path} is a file", remedy="name another place")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Files:
+    """What is served, read when the server started."""
+
+    model: bytes
+    pipeline: PipelineSpec
+    components: Mapping[str, bytes]
+    """The other models that the pipeline runs."""
+
+
 def serve_file(path: Path, *, name: str, doors: LocalDoors) -> None:
     """Serve a `.tflite` file, or a release's folder with its pipeline, until SIGINT or SIGTERM.
 
@@ -76,8 +87,7 @@ def serve_file(path: Path, *, name: str, doors: LocalDoors) -> None:
         ModelLoadError: the runtime refuses the file, or its pipeline does not fit it.
     """
     doors.check()
-    model, pipeline = _read(path)
-    asyncio.run(_serve(model, pipeline, name=model_name(name), doors=doors))
+    asyncio.run(_serve(_read(path), name=model_name(name), doors=doors))
 
 
 class LocalLoading:
@@ -101,22 +111,29 @@ class LocalLoading:
         await self._engine.apply(Plan(serial=self._plan.serial, routes=(withheld,)))
 
 
-async def _serve(model: bytes, pipeline: PipelineSpec, *, name: ModelName, doors: LocalDoors) -> None:
+async def _serve(files: _Files, *, name: ModelName, doors: LocalDoors) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
     def load(slot: SlotSpec) -> LoadedModel:
         cores = os.cpu_count() or 1
-        return load_model(model, pipeline, threads=slot.threads, cores=cores, open_interpreter=open_litert)
+        return load_model(
+            files.model,
+            files.pipeline,
+            threads=slot.threads,
+            cores=cores,
+            open_interpreter=open_litert,
+            components=files.components,
+        )
 
     engine = Engine(boot_id=BootId(mint_id(SystemClock())), load=load)
-    applied = await engine.apply(_plan(name, model))
+    applied = await engine.apply(_plan(name, files.model))
     if not applied.slots[0].loaded:
         raise ModelLoadError(applied.slots[0].error)
     try:
         async with contextlib.AsyncExitStack() as undo:
-            await _listen(undo, engine, name, LocalLoading(engine, _plan(name, model)), doors)
+            await _listen(undo, engine, name, LocalLoading(engine, _plan(name, files.model)), doors)
             await stop.wait()
     finally:
         await engine.close()
@@ -163,12 +180,15 @@ async def _listen_unix(runner: web.AppRunner, path: Path) -> None:
     await web.SockSite(runner, listener).start()
 
 
-def _read(path: Path) -> tuple[bytes, PipelineSpec]:
+def _read(path: Path) -> _Files:
     try:
         if not path.is_dir():
-            return path.read_bytes(), MODEL_ONLY
+            return _Files(model=path.read_bytes(), pipeline=MODEL_ONLY, components={})
         described = manifest.decode((path / MANIFEST_FILE).read_bytes())
-        return (path / MODEL_FILE).read_bytes(), described.pipeline
+        components = {
+            each.name: (path / COMPONENTS_DIR / f"{each.name}.tflite").read_bytes() for each in described.components
+        }
+        return _Files(model=(path / MODEL_FILE).read_bytes(), pipeline=described.pipeline, components=components)
     except OSError as exc:
         raise InvalidInputError(field=str(path), problem=f"cannot be read: {exc.strerror}") from exc
     except UntrustedError as exc:

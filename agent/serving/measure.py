@@ -22,7 +22,7 @@ _POLITENESS = 10
 
 async def run_measurement(request: MeasureRequest) -> MeasureResult:
     """Measure an artifact. Whatever becomes of the child is a result; a child that gives none has failed."""
-    short = confined.memory_short(Path(request.path), request, name=_NAME)
+    short = confined.memory_short((Path(request.path),), request, name=_NAME)
     if short:
         return MeasureResult(reason=short)
     result = await confined.ask(

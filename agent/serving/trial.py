@@ -18,13 +18,17 @@ _NAME = "trial"
 
 async def run_trial(request: TrialRequest) -> TrialResult:
     """Try a release. Whatever becomes of the child is a result; a child that gives none has failed."""
-    short = confined.memory_short(Path(request.folder) / "model.tflite", request, name=_NAME)
+    short = confined.memory_short(_models(Path(request.folder)), request, name=_NAME)
     if short:
         return TrialResult(passed=False, reason=short)
     result = await confined.ask(
         __name__, msgspec.json.encode(request), TrialResult, deadline_s=request.deadline_s, name=_NAME
     )
     return TrialResult(passed=False, reason=result.reason) if isinstance(result, confined.Failure) else result
+
+
+def _models(folder: Path) -> list[Path]:
+    return [folder / "model.tflite", *sorted(folder.glob("components/*.tflite"))]
 
 
 def _try(request: TrialRequest) -> TrialResult:

@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from agent.core.plan import TrialRequest, TrialResult
 from agent.serving.lane import Lane
-from agent.serving.loading import MANIFEST_FILE, MODEL_FILE, open_litert
+from agent.serving.loading import COMPONENTS_DIR, MANIFEST_FILE, MODEL_FILE, open_litert
 from shared import manifest
 from shared.errors import LitefleetError, ModelLoadError, UntrustedError
+from shared.pipeline import OWN_MODEL
 from shared.runtime.golden import check_golden, to_array
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
 
-    from shared.manifest import ManifestArtifact
-    from shared.pipeline import PipelineSpec
+    from shared.manifest import ManifestArtifact, ReleaseManifest
     from shared.runtime.interpreter import Interpreter
 
     Tensor = NDArray[Any]
+    _Opened = tuple[Interpreter, ManifestArtifact]
 
 # Enough for a median; a slow model is judged by what fits in a second.
 _RUNS, _RUNS_S = 50, 1.0
@@ -30,14 +33,16 @@ _RUNS, _RUNS_S = 50, 1.0
 def try_release(request: TrialRequest) -> TrialResult:
     """Load, check against the golden cases, and measure."""
     try:
-        pipeline, artifact, model = _read(Path(request.folder))
+        described, artifact, model = _read(Path(request.folder))
         interpreter = open_litert(model, request.threads)
-        # Pipeline and model must fit together as they will in serving.
-        Lane(pipeline, interpreter)
-        mismatch = check_golden(interpreter, artifact.golden)
+        others = _open_components(Path(request.folder), described, request.threads)
+        # Pipeline and models must fit together as they will in serving.
+        Lane(described.pipeline, {OWN_MODEL: interpreter} | {name: opened for name, (opened, _) in others.items()})
+        mismatch = _mismatch(interpreter, artifact, others)
         if mismatch:
             return _result(mismatch, artifact)
-        p50_ms = _median_ms(interpreter, [to_array(tensor) for tensor in artifact.golden.cases[0].inputs])
+        # As if all of them ran for every item: no branch of the pipeline takes longer.
+        p50_ms = sum(_timed_ms(opened, made) for opened, made in ((interpreter, artifact), *others.values()))
     except LitefleetError as exc:
         return TrialResult(passed=False, reason=f"{exc.reason}: {exc}", peak_memory_bytes=_peak_memory_bytes())
     except MemoryError:
@@ -48,17 +53,48 @@ def try_release(request: TrialRequest) -> TrialResult:
     return _result("", artifact, p50_ms)
 
 
-def _read(folder: Path) -> tuple[PipelineSpec, ManifestArtifact, bytes]:
+def _read(folder: Path) -> tuple[ReleaseManifest, ManifestArtifact, bytes]:
+    described = manifest.decode(_bytes(folder / MANIFEST_FILE))
+    model = _bytes(folder / MODEL_FILE)
+    return described, _artifact_of(model, described.artifacts, MODEL_FILE), model
+
+
+def _open_components(folder: Path, described: ReleaseManifest, threads: int) -> dict[str, _Opened]:
+    """Open the models of other releases that the pipeline runs, each with what its own release says of it."""
+    opened = {}
+    for component in described.components:
+        path = folder / COMPONENTS_DIR / f"{component.name}.tflite"
+        model = _bytes(path)
+        opened[component.name] = (open_litert(model, threads), _artifact_of(model, component.artifacts, path.name))
+    return opened
+
+
+def _artifact_of(model: bytes, known: Sequence[ManifestArtifact], name: str) -> ManifestArtifact:
+    digest = manifest.digest(model)
+    for artifact in known:
+        if artifact.sha256 == digest:
+            return artifact
+    raise UntrustedError(f"the manifest knows no artifact with the digest {digest} of {name}")
+
+
+def _bytes(path: Path) -> bytes:
     try:
-        described = manifest.decode((folder / MANIFEST_FILE).read_bytes())
-        model = (folder / MODEL_FILE).read_bytes()
+        return path.read_bytes()
     except OSError as exc:
         raise ModelLoadError(f"{exc.filename}: {exc.strerror}") from exc
-    digest = manifest.digest(model)
-    for artifact in described.artifacts:
-        if artifact.sha256 == digest:
-            return described.pipeline, artifact, model
-    raise UntrustedError(f"the manifest knows no artifact with the digest {digest} of {MODEL_FILE}")
+
+
+def _mismatch(interpreter: Interpreter, artifact: ManifestArtifact, others: Mapping[str, _Opened]) -> str:
+    """Return "" when every model answers as it did where it was made, else which does not."""
+    mismatch = check_golden(interpreter, artifact.golden)
+    for name, (opened, made) in others.items():
+        problem = mismatch or check_golden(opened, made.golden)
+        mismatch = mismatch or (problem and f"{problem} (component {name})")
+    return mismatch
+
+
+def _timed_ms(interpreter: Interpreter, artifact: ManifestArtifact) -> float:
+    return _median_ms(interpreter, [to_array(tensor) for tensor in artifact.golden.cases[0].inputs])
 
 
 def _median_ms(interpreter: Interpreter, inputs: list[Tensor]) -> float:
