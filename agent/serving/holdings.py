@@ -19,6 +19,7 @@ from agent.serving.errors import ModelUnavailableError
 from agent.serving.instance import Instance
 from agent.serving.residency import NO_LIMITS, Limits
 from agent.serving.resident import Asleep, Resident
+from agent.stopping import return_memory
 from shared.errors import LitefleetError, ModelFailedError, RetryableError
 
 if TYPE_CHECKING:
@@ -221,6 +222,10 @@ class Holdings:
         """Remember whose threads are to end with the process."""
         fresh = () if instance is None else (instance,)
         self._draining = [each for each in (*self._draining, *fresh) if not each.is_closed]
+        if instance is not None and instance.is_closed:
+            # Two steps: while the first runs, the thread holds on to what is to be given back.
+            self._loader.submit(instance.join, timeout_s=_CLOSE_S)
+            self._loader.submit(return_memory)
 
 
 def _key(slot: SlotSpec) -> Key:

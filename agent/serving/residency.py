@@ -27,7 +27,8 @@ SHARE_OF_RAM: Final = 0.5
 """Of the machine's memory, for models. The rest is for the system, the agent (110 MiB), what a request holds while it
 is answered, and a trial, which has the candidate in memory once more."""
 
-# One interpreter packs its own copy of the weights, 1.6 times the file in each of five models measured, and has arenas.
+# Beside the file, which all interpreters of a model share, each packs its own copy of the weights, up to 1.6 times the
+# file in five models measured, and has arenas.
 _PER_FILE_BYTE, _BASE_BYTES = 1.6, 1024 * 1024
 _CGROUP: Final = Path("/sys/fs/cgroup/memory.max")
 
@@ -62,19 +63,14 @@ def default_budget_bytes() -> int:
 
 def needed_bytes(slot: SlotSpec) -> int:
     """Return what a release will take at least, judged by its files: one interpreter of each model."""
-    folder = Path(slot.folder)
-    paths = [folder / "model.tflite", *(folder / "components" / f"{each.name}.tflite" for each in slot.components)]
-    total = 0
-    for path in paths:
-        # A file that is not there has its own error when it is loaded.
-        with contextlib.suppress(OSError):
-            total += _interpreter_bytes(path.stat().st_size)
-    return total
+    return sum(size + _interpreter_bytes(size) for size in _file_sizes(slot))
 
 
 def taken_bytes(slot: SlotSpec, model: LoadedModel) -> int:
-    """Return what a release takes now that it is loaded."""
-    return needed_bytes(slot) * model.interpreters
+    """Return what a release takes now that it is loaded: as its probe has measured, where it could."""
+    sizes = _file_sizes(slot)
+    each = model.probe.interpreter_bytes or sum(_interpreter_bytes(size) for size in sizes)
+    return sum(sizes) + model.interpreters * max(each, _BASE_BYTES)
 
 
 def compared(plan: Plan) -> frozenset[ReleaseId]:
@@ -132,6 +128,17 @@ def _quiet(held: Iterable[Resident], for_s: float, pinned: frozenset[ReleaseId])
         for each in held
         if not each.is_busy and each.used_s <= before_s and each.slot.release_id not in pinned and not each.waiting
     ]
+
+
+def _file_sizes(slot: SlotSpec) -> list[int]:
+    folder = Path(slot.folder)
+    paths = [folder / "model.tflite", *(folder / "components" / f"{each.name}.tflite" for each in slot.components)]
+    sizes: list[int] = []
+    for path in paths:
+        # A file that is not there has its own error when it is loaded.
+        with contextlib.suppress(OSError):
+            sizes.append(path.stat().st_size)
+    return sizes
 
 
 def _interpreter_bytes(file_bytes: int) -> int:
