@@ -43,18 +43,25 @@ def check_target(folder: Path) -> None:
         )
 
 
-def write_source(source: Path, folder: Path) -> None:
-    """Copy what the agent's image is built from. Raises InvalidInputError."""
+def check_source(source: Path) -> None:
+    """Refuse a checkout in which something is missing that the agent's image is built from. Raises InvalidInputError.
+
+    An installed program has no checkout beside it: it has neither the recipe nor the locks.
+    """
     recipe = source / DOCKERFILE
-    try:
-        for name in copied(recipe.read_text(encoding="utf-8")):
-            _copy(source / name, folder / name)
-    except OSError as exc:
+    needed = copied(recipe.read_text(encoding="utf-8")) if recipe.is_file() else (DOCKERFILE,)
+    if missing := [name for name in needed if not (source / name).exists()]:
         raise InvalidInputError(
             field="--source",
-            problem=f"{exc.filename or recipe}: {exc.strerror}",
+            problem=f"{source} has no {', '.join(missing)}",
             remedy=f"name a checkout of litefleet, with {DOCKERFILE}",
-        ) from exc
+        )
+
+
+def write_source(source: Path, folder: Path) -> None:
+    """Copy what the agent's image is built from."""
+    for name in copied((source / DOCKERFILE).read_text(encoding="utf-8")):
+        _copy(source / name, folder / name)
 
 
 def write_recipe(source: Path, folder: Path, export: ExportView) -> None:

@@ -47,7 +47,10 @@ def export(
 
     try:
         image_context.check_target(image_folder)
+        image_context.check_source(checkout)
         made = session(context).run(work)
+    except OSError as exc:
+        fail(f"{exc.filename or image_folder}: {exc.strerror}", code=EXIT_USAGE)
     except InvalidInputError as exc:
         fail(str(exc), code=EXIT_USAGE)
     wanted = made.wanted

@@ -1,0 +1,61 @@
+"""What an image's folder copies, and what stands in its Dockerfile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from controller.image_context import DOCKERFILE, based_on, check_source, check_target, copied, default_source
+from shared.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RECIPE = """\
+# FROM nowhere
+FROM python:3 AS build
+COPY locks/a.txt locks/b.txt to/
+COPY --chmod=0644 \\
+     settings.toml to/
+COPY agent/ agent
+
+FROM python:3
+COPY --from=build /opt/x /opt/x
+COPY health.py /opt/health.py
+CMD ["run"]
+"""
+
+
+def test_copied_names_what_comes_out_of_the_context_once() -> None:
+    assert copied(RECIPE) == ("locks/a.txt", "locks/b.txt", "settings.toml", "agent", "health.py")
+
+
+def test_last_stage_gets_a_name_to_begin_from() -> None:
+    built = based_on(RECIPE)
+    assert built.count("FROM python:3 AS agent\n") == 1
+    assert built.replace(" AS agent", "") == RECIPE
+
+
+def test_stage_that_has_a_name_gets_ours() -> None:
+    assert "FROM python:3 AS agent\n" in based_on("FROM python:3 AS final\nCMD []\n")
+
+
+def test_everything_that_our_own_dockerfile_copies_is_there() -> None:
+    source = default_source()
+    names = copied((source / DOCKERFILE).read_text(encoding="utf-8"))
+    assert {"agent", "shared", "pyproject.toml"} <= set(names)
+    check_source(source)
+
+
+def test_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
+    check_target(tmp_path)
+    check_target(tmp_path / "none")
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(InvalidInputError, match="is not empty"):
+        check_target(tmp_path)
+
+
+def test_source_without_a_recipe_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="name a checkout of litefleet"):
+        check_source(tmp_path)
