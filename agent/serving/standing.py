@@ -81,7 +81,10 @@ def model(route: LiveRoute, version: str | None, *, unverified: str) -> ModelMet
         platform="tflite",
         inputs=tuple(_tensor(spec) for spec in instance.inputs),
         outputs=tuple(_tensor(spec) for spec in instance.outputs),
-        parameters=parameters(instance, unverified=unverified),
+        parameters={
+            **parameters(instance, unverified=unverified),
+            "artifact_sha256": instance.slot.artifact_sha256,
+        },
     )
 
 
@@ -114,17 +117,18 @@ def index(engine: Engine, *, ready_only: bool) -> list[IndexEntry]:
     entries: list[IndexEntry] = []
     for route in engine.routes.values():
         answering = route.answering() if route.primary else ()
-        entries += [each for each in map(_indexed, answering) if each.state == READY or not ready_only]
+        found = (_indexed(route.model, each) for each in answering)
+        entries += [each for each in found if each.state == READY or not ready_only]
         if not answering and not ready_only:
             entries.append(IndexEntry(name=route.model, version="", state=UNAVAILABLE, reason=route.reason))
     return entries
 
 
-def _indexed(resident: Resident) -> IndexEntry:
+def _indexed(name: ModelName, resident: Resident) -> IndexEntry:
     # One that is asleep answers whoever asks, and is ready in that sense; the index tells what is in memory.
     reason = resident.problem or resident.asleep or ""
     state = UNAVAILABLE if reason else READY
-    return IndexEntry(name=resident.slot.model, version=str(resident.slot.version_number), state=state, reason=reason)
+    return IndexEntry(name=name, version=str(resident.slot.version_number), state=state, reason=reason)
 
 
 def statistics(
