@@ -31,6 +31,16 @@ if TYPE_CHECKING:
     from agent.core.plan import SlotSpec
 
 LABELS = tuple("abcdefghij")
+IMAGE_PIPELINE = PipelineSpec(
+    steps=(
+        DecodeImage(colour=ColourMode.GREY),
+        ResizeImage(height=1, width=10),
+        Normalise(scale=1 / 255),
+        RunModel(),
+        TopLabels(count=2),
+    ),
+    labels=LABELS,
+)
 
 
 class Served:
@@ -85,15 +95,7 @@ async def serving() -> AsyncIterator[Served]:
 
 def image_slot(releases: Path) -> SlotSpec:
     """Grey images of 1 × 10 pixels, named for their brightest pixel."""
-    steps = (
-        DecodeImage(colour=ColourMode.GREY),
-        ResizeImage(height=1, width=10),
-        Normalise(scale=1 / 255),
-        RunModel(),
-        TopLabels(count=2),
-    )
-    model = models.one_hot_classifier(input_shape=(1, 10, 1))
-    return make_slot(releases, model, pipeline=PipelineSpec(steps=steps, labels=LABELS))
+    return make_slot(releases, models.one_hot_classifier(input_shape=(1, 10, 1)), pipeline=IMAGE_PIPELINE)
 
 
 def picture(position: int, kind: str = "PNG") -> bytes:
