@@ -38,6 +38,7 @@ ALL = 500
 TRIED = min(ALL, int(os.environ.get("LITEFLEET_TRIALS", "60")))
 """Of the damaged files, so many are tried in a child each; `make full` tries them all."""
 AT_ONCE = 3
+REASONS = {"model_load_failed", "golden_mismatch", "model_failed"}
 PLENTY = 2 * 1024**3
 
 
@@ -120,7 +121,8 @@ async def test_damaged_files_that_were_signed_end_in_the_child_with_a_reason(
     status, _, _ = await served.post(f"/v2/models/{MODEL}/infer", infer_body(one_hot(3)))
     assert status == 200
     refused = [result.reason for result in results if not result.passed]
-    assert all(reason.split(":")[0] in {"model_load_failed", "golden_mismatch", "model_failed"} for reason in refused)
+    unknown = [reason for reason in refused if reason.split(":")[0] not in REASONS]
+    assert not unknown
     # What passes answers as the undamaged model does: its damage means nothing. Most damage must mean something.
     assert len(refused) > TRIED // 3
 
