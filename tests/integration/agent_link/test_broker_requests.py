@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from agent.core.plan import AskInference
 from agent.link.identity import BrokerAddress
 from agent.link.mqtt import InferenceAsked, LinkEvent, MqttLink
 from agent.link.requests import BrokerRequests
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from agent.core.plan import SlotSpec
+    from agent.core.plan import FromServing, SlotSpec, ToServing
 
 CAM = DeviceId("cam-1")
 TILL, DESK, RIVAL = "shop.till", "shop.desk", "rival.main"
@@ -69,7 +70,13 @@ async def device(
 
     engine = Engine(boot_id=BootId("boot"), load=partial(load_slot, cores=1, open_interpreter=open_litert))
     await engine.apply(msgspec.structs.replace(plan_of(slot), applications=grants))
-    serving = ServingLink(MqttRequests(engine, otherwise=nothing_else).answer)
+    answering = MqttRequests(engine, otherwise=nothing_else)
+
+    async def answer(message: ToServing) -> FromServing:
+        assert isinstance(message, AskInference)
+        return await answering.answer(message)
+
+    serving = ServingLink(answer)
     await serving.start(listen_unix(folder / "serving.sock"))
     lines = ServingLines([folder / "serving.sock"])
     address = BrokerAddress(host=broker.host, port=broker.port, tls=True)
