@@ -111,7 +111,7 @@ test-system: .venv  ## Run whole processes, and kill them at seeded moments
 test-web: .venv  ## Run the pages: their modules in node, then whole in headless Chromium
 	@deploy/ci/prepare node browser
 	@$(MAKE) web
-	@node --test 'tests/web/'
+	@node --test tests/web/*.test.mjs
 	@$(BIN)/pytest tests/web --junit-xml=.cache/tests/web.xml $(PYTEST)
 
 test-demo: .venv
@@ -120,6 +120,8 @@ test-demo: .venv
 full: test  ## Run everything, then 200 simulated fleets, 1,000 Hypothesis examples, 20,000 damaged models (long)
 	@LITEFLEET_SIMULATION_SEEDS=200 $(BIN)/pytest tests/simulation --timeout=0 --hypothesis-profile=full $(PYTEST)
 	@LITEFLEET_MUTANTS=4000 $(BIN)/pytest tests/integration/converters/test_mutants.py --timeout=0 $(PYTEST)
+	@LITEFLEET_TRIALS=500 $(BIN)/pytest tests/integration/serving/test_hostile_models.py --timeout=0 $(PYTEST)
+	@LITEFLEET_HOT_SWAP_REQUESTS=100000 $(BIN)/pytest tests/integration/serving/test_hot_swap.py --timeout=0 $(PYTEST)
 
 # --- static checks ------------------------------------------------------------------------------
 
@@ -178,6 +180,8 @@ locks: $(READY)  ## Make the lock files from pyproject.toml (needs the network)
 	@for part in agent cluster controller converters; do \
 	  $(COMPILE) $(UPGRADE) --extra $$part --constraints $(LOCKS)/dev.txt pyproject.toml --output-file $(LOCKS)/$$part.txt; done
 	@$(COMPILE) $(UPGRADE) tests/support/outside/clients.in --output-file tests/support/outside/clients.txt
+	@$(COMPILE) $(UPGRADE) tests/support/outside/triton.in --output-file tests/support/outside/triton.txt
+	@$(COMPILE) $(UPGRADE) tests/support/outside/mlserver.in --output-file tests/support/outside/mlserver.txt
 	@for front in $(basename $(notdir $(wildcard converters/environments/*.in))); do \
 	  $(COMPILE) $(UPGRADE) converters/environments/$$front.in --output-file converters/environments/$$front.txt; done
 	@cd deploy/web && npm install --package-lock-only --no-save
