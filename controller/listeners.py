@@ -14,10 +14,12 @@ from controller.fleet.device_routes import Certificate, DeviceApi, add_device_ro
 from controller.fleet.routes import endpoints as fleet_endpoints
 from controller.http.auth import load_or_create
 from controller.http.blob_routes import endpoints as blob_endpoints
+from controller.http.metadata_routes import endpoints as metadata_endpoints
 from controller.http.endpoint import MAX_BODY_BYTES, Endpoint, mount
 from controller.http.errors import problems
 from controller.http.openapi import document
 from controller.http.request_id import request_ids
+from controller.registry.export_routes import endpoints as export_endpoints
 from controller.registry.measurement_routes import endpoints as measurement_endpoints
 from controller.registry.routes import RegistryRoutes
 from controller.registry.routes import endpoints as registry_endpoints
@@ -66,8 +68,10 @@ def api_table(ground: Ground, services: Services, status: StatusRoutes) -> tuple
     )
     return (
         *blob_endpoints(ground.blobs),
+        *metadata_endpoints(ground.trust.repository.metadata_folder),
         *registry_endpoints(registry),
         *measurement_endpoints(services.measurements),
+        *export_endpoints(services.releases, ground.publisher),
         *fleet_endpoints(services.fleet),
         *rollout_endpoints(services.rollouts),
         *traffic_endpoints(services.traffic),

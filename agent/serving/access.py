@@ -23,11 +23,18 @@ if TYPE_CHECKING:
     from agent.serving.engine import Engine
     from shared.applications import ApplicationGrant
 
-APPLICATION: Final = "application"
+APPLICATION: Final = web.RequestKey("application", str)
 """Key in a request under which stands whose key it carried."""
 
 HEALTH: Final = frozenset({"/v2/health/live", "/v2/health/ready"})
 """What a load balancer asks. Tells nothing but that, and takes no key."""
+
+STRANGER: Final = web.RequestKey("stranger", bool)
+"""Key in a request that came from elsewhere without a key, for a page: it is shown, and names no model."""
+
+_PAGES: Final = frozenset({"/", "/try", "/openapi.json"})
+_PAGE_FILES: Final = "/web/"
+"""A browser asks for pages without a key, and the person then enters one in them."""
 
 _OF_ALL_MODELS: Final = frozenset({"/metrics", "/v2/models/stats"})
 """Figures of every model, for applications that may ask every model."""
@@ -63,7 +70,9 @@ class Access:
         authorization = headers.get("Authorization")
         if authorization is None:
             if self._is_wide and request.path not in HEALTH and not _is_by_unix(request):
-                self.check_keyless()
+                if request.path not in _PAGES and not request.path.startswith(_PAGE_FILES):
+                    self.check_keyless()
+                request[STRANGER] = True
             return None
         if request.path not in HEALTH:
             model, of_all = self._asked(request)

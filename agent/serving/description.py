@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
+from agent.serving.access import STRANGER
 from agent.serving.api import JSON, PROBLEM, Problem, json_answer
 from agent.serving.multipart import FORM
 from agent.serving.operations import BINARY, HTML, OPEN_METRICS, OPERATIONS, PAGE_FILES, TEXT, Operation
@@ -35,8 +36,8 @@ _FILE: Json = {"type": "object", "properties": {"image": {"type": "string"}}, "r
 def routes(engine: Engine) -> list[web.RouteDef]:
     """Return the endpoint; what it tells names the models that `engine` routes at that moment."""
 
-    async def openapi(_request: web.Request) -> web.Response:
-        return json_answer(document(sorted(engine.routes)))
+    async def openapi(request: web.Request) -> web.Response:
+        return json_answer(document(() if STRANGER in request else sorted(engine.routes)))
 
     return [web.get("/openapi.json", openapi)]
 

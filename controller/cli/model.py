@@ -19,6 +19,7 @@ from controller.cli.naming import the_one
 from controller.cli.output import ERR, Format, FormatOption, fail, say, short, show_json, show_table, size
 from controller.cli.session import EXIT_FAILED, EXIT_TIMEOUT, EXIT_USAGE, session
 from controller.cli.transfer import push_dataset, transfer_bar, upload
+from controller.cli.try_model import try_model
 from controller.views import ConversionView, ReleaseView, VersionView
 from shared.conversion import Objective
 from shared.errors import NotFoundError
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from controller.client import Client
     from shared.conversion import SourceFormat
 
-app = typer.Typer(help="Trained models: push one, list them, look at one.", no_args_is_help=True)
+app = typer.Typer(help="Trained models: push one, list them, look at one, try one.", no_args_is_help=True)
+app.command("try")(try_model)
 
 _POLL_S = 0.5
 

@@ -54,10 +54,11 @@ class Session:
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
     async def _run(self, work: Callable[[Client], Awaitable[T]]) -> T:
-        async with Client(self.url, self._token()) as client:
+        async with Client(self.url, self.token()) as client:
             return await work(client)
 
-    def _token(self) -> str:
+    def token(self) -> str:
+        """Return the operator's token; ends the program where there is none."""
         try:
             token = self.token_file.read_text(encoding="ascii").strip()
         except OSError as exc:

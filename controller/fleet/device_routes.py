@@ -15,6 +15,7 @@ import msgspec
 from aiohttp import web
 
 from controller.errors import UnauthenticatedError
+from controller.http.metadata_routes import METADATA_NAME
 from shared.decoding import MALFORMED
 from shared.errors import InvalidInputError, NotFoundError
 from shared.hardware import DeviceHardware
@@ -35,7 +36,6 @@ T = TypeVar("T")
 
 PREFIX = "/device/v1"
 _SEALED = "application/vnd.dsse+json"
-_METADATA = re.compile(r"(?:[1-9][0-9]{0,9}\.)?[a-z]+(?:-[0-9a-f]{2})?\.json")
 _HASHED = re.compile(r"(?P<folder>(?:.*/)?)(?P<sha256>[0-9a-f]{64})\.(?P<name>[^/]+)")
 # A signing request and a description of the hardware; everything else a device sends here has no body.
 _MAX_BODY_BYTES = 32 * 1024
@@ -186,7 +186,7 @@ class _DeviceRoutes:
         """Return one file of the TUF repository."""
         name = request.match_info["name"]
         path = self._api.metadata_folder / name
-        if not _METADATA.fullmatch(name) or not path.is_file():
+        if not METADATA_NAME.fullmatch(name) or not path.is_file():
             raise NotFoundError(kind="metadata", name=name[:80])
         # Only `timestamp.json` has no version in its name, and only it ever changes (TUF: consistent snapshots).
         versioned = name[0].isdigit()

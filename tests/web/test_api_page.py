@@ -9,6 +9,7 @@ import pytest
 
 from agent.serving import pages
 from agent.serving.operations import OPERATIONS
+from shared.pages import PageFiles
 from tests.support.serving import MODEL
 
 if TYPE_CHECKING:
@@ -62,6 +63,6 @@ async def test_api_page_lists_operations_and_models_without_scripts(has_explorer
 def test_page_files_without_the_built_ones_still_hold_every_page(tmp_path: Path) -> None:
     bare = tmp_path / "web"
     shutil.copytree(pages.FILES.folder, bare, ignore=shutil.ignore_patterns("built"))
-    files = pages.PageFiles(folder=bare)
+    files = PageFiles(folder=bare)
     assert files.find("try.html") is not None
     assert files.find("swagger-ui.css") is None

@@ -48,9 +48,11 @@ export function draw(canvas, bitmap, boxes = []) {
   boxes.forEach((found, index) => drawBox(pen, corners(found, bitmap), `${found.label}`, colour(index), unit));
 }
 
-/** Returns `[left, top, width, height]` in pixels of a box whose sides the device tells as shares of the picture. */
+/** Returns `[left, top, width, height]` in pixels of a box. */
 export function corners({ top, left, bottom, right }, { width, height }) {
-  return [left * width, top * height, (right - left) * width, (bottom - top) * height];
+  // Shares of the picture, or pixels of it.
+  const [across, down] = Math.max(top, left, bottom, right) <= 1 ? [width, height] : [1, 1];
+  return [left * across, top * down, (right - left) * across, (bottom - top) * down];
 }
 
 function drawBox(pen, [left, top, width, height], text, ink, unit) {
