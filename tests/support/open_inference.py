@@ -1,0 +1,143 @@
+"""The inference API as other machines reach it: TLS, application keys, a certificate of the test's own."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from agent.serving import protocols
+from agent.serving.access import Access
+from agent.serving.api import create_app
+from agent.serving.engine import Engine
+from agent.serving.loading import load_slot, open_litert
+from agent.serving.sockets import listen_unix
+from agent.serving.tls import ServerCertificate
+from agent.serving.traffic import Traffic
+from shared.applications import ApplicationGrant, key_hash
+from shared.clock import SystemClock
+from shared.ids import BootId
+from tests.support.ports import LOOPBACK
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from datetime import timedelta
+    from pathlib import Path
+
+KEY = "lfa_" + 43 * "k"
+
+
+def granted(application: str, *asked: str, key: str = KEY, per_minute: int | None = None) -> ApplicationGrant:
+    """What a device knows of an application."""
+    return ApplicationGrant(
+        application=application, key_sha256=key_hash(key), models=asked, requests_per_minute=per_minute
+    )
+
+
+def bearer(key: str = KEY) -> dict[str, str]:
+    """The header that shows a key."""
+    return {"Authorization": f"Bearer {key}"}
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two files of a certificate that vouches for itself."""
+
+    certificate: Path
+    key: Path
+
+    def write(self, name: str, *, lasting: timedelta) -> int:
+        """Write a new pair for loopback; returns its serial number."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        who = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        now = SystemClock().now()
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(who)
+            .issuer_name(who)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - lasting)
+            .not_valid_after(now + lasting)
+            .add_extension(
+                x509.SubjectAlternativeName([x509.IPAddress(ip_address(LOOPBACK)), x509.DNSName("localhost")]),
+                critical=False,
+            )
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        self.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        self.certificate.write_bytes(made.public_bytes(Encoding.PEM))
+        return made.serial_number
+
+    def trusted(self) -> ssl.SSLContext:
+        """What a client needs, to take the server for the one that it means."""
+        return ssl.create_default_context(cafile=str(self.certificate))
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The API over a real engine, by every door."""
+
+    engine: Engine
+    certificate: ServerCertificate
+    pair: Pair
+    url: str
+    unix_socket: Path
+    grpc: str
+
+    async def get(
+        self, path: str, headers: dict[str, str] | None = None, *, method: str = "GET", unix: bool = False
+    ) -> tuple[int, Any, dict[str, str]]:
+        """Ask over TLS, or by the unix socket; returns status, JSON or text, and headers."""
+        connector = (
+            aiohttp.UnixConnector(str(self.unix_socket)) if unix else aiohttp.TCPConnector(ssl=self.pair.trusted())
+        )
+        url = "http://localhost" if unix else self.url
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.request(method, f"{url}{path}", headers=headers) as reply,
+        ):
+            is_json = "json" in reply.content_type
+            body = await reply.json(content_type=None) if is_json else await reply.text()
+            return reply.status, body, dict(reply.headers)
+
+
+@contextlib.asynccontextmanager
+async def opened(folder: Path, *, lasting: timedelta, origins: Sequence[str] = ()) -> AsyncIterator[Opened]:
+    """Serve every protocol as to other machines; no plan is in force yet."""
+    pair = Pair(folder / "tls.crt", folder / "tls.key")
+    pair.write("first", lasting=lasting)
+    certificate = ServerCertificate(pair.certificate, pair.key)
+    certificate.refresh()
+    engine = Engine(boot_id=BootId("boot"), load=partial(load_slot, cores=1, open_interpreter=open_litert))
+    traffic, access = Traffic(), Access(engine, is_wide=True, origins=origins)
+    runner = web.AppRunner(create_app(protocols.routes(engine), traffic, access), access_log=None)
+    await runner.setup()
+    unix_socket = folder / "infer.sock"
+    await web.TCPSite(runner, LOOPBACK, 0, ssl_context=certificate.context).start()
+    await web.SockSite(runner, listen_unix(unix_socket, mode=0o660)).start()
+    server, port = await protocols.listen_grpc(engine, traffic, access, host=LOOPBACK, port=0, certificate=certificate)
+    port_http = next(address[1] for address in runner.addresses if isinstance(address, tuple))
+    yield Opened(
+        engine=engine,
+        certificate=certificate,
+        pair=pair,
+        url=f"https://{LOOPBACK}:{port_http}",
+        unix_socket=unix_socket,
+        grpc=f"{LOOPBACK}:{port}",
+    )
+    await server.stop()
+    await runner.cleanup()
+    await engine.close()
