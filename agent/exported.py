@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent.config import load
 from agent.core.plan import BootFile, ComponentSpec, Plan, Route, SlotSpec
 from agent.core.state import components_of
 from agent.core.trust import check_manifest, cross_check
 from agent.delivery.kept_metadata import look_up_kept
 from agent.doors import name_of, open_doors, read_settings
+from agent.grants import read_grants
 from shared import manifest
 from shared.decoding import MALFORMED
 from shared.errors import DigestMismatchError, InvalidInputError, LitefleetError, UntrustedError
@@ -84,13 +86,16 @@ def verify(folder: Path, *, root_sha256: Sha256 | None = None) -> Exported:
 def serve(exported: Exported, config: Path) -> None:
     """Become the serving process, on the doors that the settings open; returns only by an exception.
 
+    Which applications may call is read now; whoever changes that starts the server again.
+
     Raises:
-        ValueError, OSError: the settings cannot be used; names the setting and the remedy.
+        ValueError, OSError, InvalidInputError: the settings cannot be used; names the setting and the remedy.
     """
     settings = read_settings(config)
     if settings.processes != 1:
         raise ValueError("serving_processes must be 1 here: start more of these servers, each with a port of its own")
-    plan = exported.plan()
+    loaded = load(config, os.environ)
+    plan = msgspec.structs.replace(exported.plan(), applications=read_grants(loaded.grants_path))
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     boot = msgspec.json.encode(BootFile(plan=plan, fallback=plan, tries_left=1))
     (settings.state_dir / "boot.json").write_bytes(boot)

@@ -50,7 +50,11 @@ can read, and a volume that keeps the applications:
       --env LITEFLEET_AGENT_HTTP_HOST=0.0.0.0 --env LITEFLEET_AGENT_HTTP_PORT=8443 \\
       --env LITEFLEET_AGENT_TLS_CERTIFICATE=/tls/cert.pem --env LITEFLEET_AGENT_TLS_KEY=/tls/key.pem @model@
 
-Every setting of the agent can be given so; see its documentation.
+    docker exec @model@ \\
+      litefleet-agent application add shop --models @model@ --config /opt/litefleet-exported/agent.toml
+    docker restart @model@
+
+The key is shown that once. Every setting of the agent can be given as above; see its documentation.
 
 ## What is in here
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import ssl
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,10 @@ import msgspec
 import pytest
 
 from agent import exported
+from agent.grants import add_grant, new_key
 from controller.image_context import EXPORTED
+from controller.trust.authority import Authority
+from shared.clock import SystemClock
 from shared.errors import DigestMismatchError, UntrustedError
 from shared.ids import Sha256
 from shared.pipeline import MODEL_ONLY, PipelineSpec, RunModel
@@ -28,7 +33,7 @@ from tests.support.serving import infer_body, one_hot
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[3]
 BOTH = PipelineSpec(
@@ -162,9 +167,7 @@ def test_server_of_an_export_answers_and_ends_when_told_to(tmp_path: Path) -> No
     export(tmp_path, pipeline=MODEL_ONLY)
     port, config = free_port(), tmp_path / "agent.toml"
     config.write_text(f'state_dir = "{tmp_path}/state"\nhttp_port = {port}\n')
-    command = [sys.executable, "-m", "agent.exported", "serve", str(tmp_path / EXPORTED), "--config", str(config)]
-    process = subprocess.Popen(command, cwd=ROOT)
-    try:
+    with serving(tmp_path / EXPORTED, config) as process:
         wait_until(lambda: _answers(port), what="the server answers", within_s=30)
         body = infer_body(one_hot(3))
         request = urllib.request.Request(f"http://{LOOPBACK}:{port}/v2/models/digits/infer", data=body)
@@ -174,8 +177,6 @@ def test_server_of_an_export_answers_and_ends_when_told_to(tmp_path: Path) -> No
         assert (scores.index(max(scores)), answer["model_version"]) == (3, "4")
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
-    finally:
-        stop_process(process)
     flip(tmp_path / EXPORTED / "release" / "model.tflite")
     again = run(tmp_path / EXPORTED, "serve", "--config", str(config))
     assert (again.returncode, "model.tflite: sha256 is" in again.stderr) == (1, True)
@@ -190,9 +191,43 @@ def test_server_open_to_other_machines_without_tls_is_refused(tmp_path: Path) ->
     assert "other machines are answered over TLS only" in refused.stderr
 
 
-def _answers(port: int) -> bool:
+def test_server_open_to_other_machines_answers_over_tls_and_to_applications_alone(tmp_path: Path) -> None:
+    export(tmp_path, pipeline=MODEL_ONLY)
+    files = Authority.open(tmp_path / "authority", SystemClock()).server_files("server", (LOOPBACK,))
+    port, config, key = free_port(), tmp_path / "agent.toml", new_key()
+    add_grant(tmp_path / "applications.json", "shop", key=key, models=["digits"], requests_per_minute=None)
+    config.write_text(
+        f'state_dir = "{tmp_path}/state"\nhttp_host = "0.0.0.0"\nhttp_port = {port}\n'
+        f'tls_certificate = "{files.certificate}"\ntls_key = "{files.key}"\n'
+        f'applications_path = "{tmp_path}/applications.json"\n'
+    )
+    context = ssl.create_default_context(cafile=str(files.ca))
+    with serving(tmp_path / EXPORTED, config):
+        wait_until(lambda: _answers(port, context), what="the server answers", within_s=30)
+        url = f"https://{LOOPBACK}:{port}/v2/models/digits/infer"
+        body = infer_body(one_hot(3))
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(url, data=body, timeout=10, context=context)
+        let_in = urllib.request.Request(url, data=body, headers={"Authorization": f"Bearer {key}"})
+        with urllib.request.urlopen(let_in, timeout=10, context=context) as reply:
+            assert json.loads(reply.read())["model_version"] == "4"
+
+
+@contextmanager
+def serving(folder: Path, config: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Serve an export in a process of its own."""
+    command = [sys.executable, "-m", "agent.exported", "serve", str(folder), "--config", str(config)]
+    process = subprocess.Popen(command, cwd=ROOT)
     try:
-        urllib.request.urlopen(f"http://{LOOPBACK}:{port}/v2/health/ready", timeout=2).close()
+        yield process
+    finally:
+        stop_process(process)
+
+
+def _answers(port: int, context: ssl.SSLContext | None = None) -> bool:
+    scheme = "http" if context is None else "https"
+    try:
+        urllib.request.urlopen(f"{scheme}://{LOOPBACK}:{port}/v2/health/ready", timeout=2, context=context).close()
     except urllib.error.URLError:
         return False
     return True
