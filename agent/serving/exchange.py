@@ -127,11 +127,21 @@ class LiveRoute:
         if version is not None:
             return self._by_version(version)
         value = sticky_value(self.rule, caller)
-        line = self.default if self.chooser is None else self.lines[self.chooser.choose(value, draw)]
+        line = self.default if self.chooser is None else self._chosen(self.chooser.choose(value, draw))
         instance = line.share_out(value, draw)
         if instance is None:
             raise ModelUnavailableError(model=self.model, why=line.reason)
         return line, instance
+
+    def _chosen(self, variant: str) -> LiveLine:
+        """Return the line of a variant; of one that cannot be loaded again, some other that can answer."""
+        line = self.lines[variant]
+        if line.primary is None or not line.primary.problem:
+            return line
+        line.primary.nudge()
+        shares = self.chooser.shares if self.chooser is not None else {}
+        others = (self.lines[name] for name in shares)
+        return next((each for each in others if each.primary is not None and not each.primary.problem), line)
 
     def _by_version(self, version: str | None) -> tuple[LiveLine, Resident]:
         if self.primary is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent.core.plan import AskInference, InferenceAnswered
-from agent.serving import standing, tensors
+from agent.serving import classification, standing, tensors
 from agent.serving.api import problem_body, reason_of, status_of
 from agent.serving.exchange import Ask, Caller, CallProtocol
 from agent.serving.requests import ClassifyRequest
@@ -55,12 +55,12 @@ class MqttRequests:
         self._engine.route(asked.model)  # an unknown model is told before its tensors are judged
         if asked.kind is RequestKind.CLASSIFY:
             reply = await self._ask(asked, ClassifyRequest(encoded=asked.body), received_s)
-            return self._finish(reply, msgspec.json.encode(_labels(reply)))
+            return self._finish(reply, msgspec.json.encode(classification.told(reply, is_list=False)))
         length = None if asked.header_bytes is None else str(asked.header_bytes)
         body, request = tensors.read_body(asked.body, length)
         reply = await self._ask(asked, request, received_s)
         outputs, blobs = tensors.write_outputs(reply.outcome.outputs, body)
-        parameters = standing.parameters(reply.instance, unverified="")
+        parameters = standing.reply_parameters(reply, unverified="")
         head = msgspec.json.encode({**_who(reply), "id": body.id, "parameters": parameters, "outputs": outputs})
         return self._finish(reply, b"".join((head, *blobs)), header_bytes=len(head) if blobs else None)
 
@@ -89,11 +89,3 @@ class MqttRequests:
 
 def _who(reply: Reply) -> dict[str, object]:
     return {"model_name": reply.ask.model, "model_version": str(reply.instance.slot.version_number)}
-
-
-def _labels(reply: Reply) -> dict[str, object]:
-    said: dict[str, object] = {**_who(reply), "release_id": reply.instance.slot.release_id}
-    said["labels"] = [{"label": each.label, "score": each.score} for each in reply.outcome.labels]
-    if not reply.outcome.labels:
-        said["scores"] = reply.outcome.outputs[0].array[0].tolist()
-    return said

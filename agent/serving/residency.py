@@ -74,8 +74,12 @@ def taken_bytes(slot: SlotSpec, model: LoadedModel) -> int:
 
 
 def compared(plan: Plan) -> frozenset[ReleaseId]:
-    """Return the releases that must stay in memory: candidates and who they are compared with, and rules' shadows."""
-    shadows = {line_of(rule.model, rule.shadow) for rule in plan.traffic if rule.shadow}
+    """Return the releases that must stay in memory: candidates and who they are compared with, and rules' shadows.
+
+    The resting side of a blue-green pair, too, an arm without weight: it is there to be gone back to at once.
+    """
+    resting = {line_of(rule.model, arm.variant) for rule in plan.traffic for arm in rule.arms if not arm.weight}
+    shadows = {line_of(rule.model, rule.shadow) for rule in plan.traffic if rule.shadow} | resting
     return frozenset(
         release
         for route in plan.routes

@@ -40,7 +40,7 @@ class Resident:
         """Begin in memory. `wake` starts to load it again, once for all who ask meanwhile."""
         self.slot, self.memory_bytes = slot, memory_bytes
         self.inputs, self.outputs = instance.inputs, instance.outputs
-        self.labels, self.takes_images = instance.labels, instance.takes_images
+        self.labels, self.takes_images, self.is_line = instance.labels, instance.takes_images, instance.is_line
         self.probe, self.probe_ms = instance.probe, instance.probe_ms
         self.instance: Instance | None = instance
         """None while it is asleep."""
@@ -115,6 +115,11 @@ class Resident:
             raise QueueFullError(f"{QUEUE_LENGTH} requests wait already for the model to load", retry_after_s=1)
         # Shielded: a caller who gives up must not take the loading from the others.
         return await asyncio.shield(self._wake(self))
+
+    def nudge(self) -> None:
+        """Have it loaded again if it is not and nobody has tried lately; whoever nudges does not wait for it."""
+        if self.instance is None:
+            self._wake(self)
 
     def check(self) -> None:
         """Raise ModelUnavailableError when it is known that it would not answer."""

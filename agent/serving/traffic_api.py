@@ -90,9 +90,15 @@ def _arm(name: str, route: LiveRoute, recorder: Recorder, *, share: float) -> Ar
         release_id=who.slot.release_id if who is not None else None,
         version=str(who.slot.version_number) if who is not None else None,
         requests=_requests(line, recorder),
-        unavailable_reason="not_on_device: no release of this variant is here" if line is None else line.reason,
+        unavailable_reason=_why_not(line),
         posterior=None if known is None else PosteriorState(alpha=known.alpha, beta=known.beta, mean=known.mean),
     )
+
+
+def _why_not(line: LiveLine | None) -> str:
+    if line is None:
+        return "not_on_device: no release of this variant is here"
+    return line.primary.problem if line.primary is not None else line.reason
 
 
 def _requests(line: LiveLine | None, recorder: Recorder) -> int:

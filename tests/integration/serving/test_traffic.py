@@ -107,8 +107,8 @@ async def test_label_names_a_variant(served: Served, tmp_path: Path) -> None:
 
 async def test_index_and_metadata_tell_every_version_under_the_models_name(served: Served, tmp_path: Path) -> None:
     await served.engine.apply(plan(tmp_path, EVEN))
-    _, body, _ = await served.post("/v2/repository/index", b"")
-    assert [(entry["name"], entry["version"]) for entry in body] == [(MODEL, "1"), (MODEL, "2")]
+    _, body, _ = await served.post_raw("/v2/repository/index", b"")
+    assert [(entry["name"], entry["version"]) for entry in json.loads(body)] == [(MODEL, "1"), (MODEL, "2")]
     assert (await served.get(f"/v2/models/{MODEL}"))[1]["versions"] == ["1", "2"]
     assert (await served.get(f"/v2/models/{MODEL}/versions/2"))[0] == 200
     assert (await served.get(f"/v2/models/{BLUE}"))[0] == 404

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from functools import partial
@@ -19,6 +20,7 @@ from agent.serving.exchange import Ask, Caller, CallProtocol
 from agent.serving.learning import Learning
 from agent.serving.loading import load_slot, open_litert
 from agent.serving.requests import InferRequest, NamedTensor
+from agent.serving.resident import Asleep
 from agent.serving.rewards import RewardLedger
 from agent.serving.traffic_api import traffic_of
 from shared.errors import NotFoundError
@@ -148,6 +150,29 @@ async def test_arm_that_cannot_be_loaded_costs_nobody_an_answer(bench: Bench) ->
     gone = replace(bench.slot(BLUE, 2), folder="/nowhere")
     await bench.apply(bench.slot(MODEL, 1), gone, rule=rule({MAIN: 1, "blue": 99}))
     assert set(await bench.versions(50)) == {1}
+
+
+async def test_arm_that_cannot_be_loaded_again_costs_nobody_an_answer_and_is_tried_again(
+    bench: Bench, tmp_path: Path
+) -> None:
+    await bench.apply(bench.slot(MODEL, 1), bench.slot(BLUE, 2), rule=rule({MAIN: 1, "blue": 99}))
+    blue = bench.engine.routes[MODEL].lines["blue"].primary
+    assert blue is not None
+    blue.sleep(Asleep.EVICTED)
+    away = tmp_path / "r2"
+    away.rename(tmp_path / "away")
+    with contextlib.suppress(ModelUnavailableError):
+        await bench.versions(20)  # who comes first hears of it
+    await wait_until_async(lambda: bool(blue.problem))
+    assert set(await bench.versions(50)) == {1}
+    state = traffic_of(bench.engine.routes[MODEL], bench.engine.recorder)
+    assert "cannot be read" in state.arms[1].unavailable_reason
+    (tmp_path / "away").rename(away)
+    blue.forgive()
+    blue.problem = "a moment ago"
+    await bench.versions(50)
+    await wait_until_async(lambda: blue.instance is not None)
+    assert 2 in await bench.versions(50)
 
 
 async def test_rule_of_variants_that_are_not_here_leaves_the_requests_to_the_main_one(bench: Bench) -> None:
