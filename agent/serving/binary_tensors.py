@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     Tensor = NDArray[Any]
 
+_LENGTH = struct.Struct("<I")
 LENGTH_HEADER = "Inference-Header-Content-Length"
 """Of request and answer: bytes of JSON at the start of the body."""
 
@@ -63,9 +64,37 @@ def read_numbers(raw: memoryview, dtype: np.dtype[Any], shape: Sequence[int], fi
     return array
 
 
+def read_texts(raw: memoryview, shape: Sequence[int], field: str) -> list[bytes]:
+    """Return texts, each of which is preceded by its length. Raises InvalidInputError when bytes and shape disagree."""
+    texts: list[bytes] = []
+    at = 0
+    while at < len(raw):
+        if at + _LENGTH.size > len(raw):
+            raise InvalidInputError(field=field, problem="ends within the length of a text")
+        (size,) = _LENGTH.unpack_from(raw, at)
+        at += _LENGTH.size
+        if size > len(raw) - at:
+            raise InvalidInputError(
+                field=field, problem=f"claims a text of {size} bytes where {len(raw) - at} are left"
+            )
+        texts.append(bytes(raw[at : at + size]))
+        at += size
+    check_count(len(texts), shape, field)
+    return texts
+
+
+def check_count(count: int, shape: Sequence[int], field: str) -> None:
+    """Refuse another number of texts than a shape has. Raises InvalidInputError."""
+    wanted = 1
+    for size in shape:
+        wanted *= size
+    if min(shape, default=0) < 0 or wanted != count:
+        raise InvalidInputError(field=field, problem=f"shape {list(shape)} has {wanted} elements, data has {count}")
+
+
 def write(array: Tensor) -> bytes:
     """Return a tensor's bytes as the extension lays them out."""
     if array.dtype.kind not in "OSU":
         return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
     texts = [each if isinstance(each, bytes) else str(each).encode() for each in array.ravel().tolist()]
-    return b"".join(struct.pack("<I", len(text)) + text for text in texts)
+    return b"".join(_LENGTH.pack(len(text)) + text for text in texts)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agent.serving import binary_tensors, open_inference_pb2, tensors
+from agent.serving import binary_tensors, classification, open_inference_pb2, tensors
 from agent.serving.requests import InferRequest, NamedTensor
 from shared.errors import InvalidInputError
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from agent.serving.requests import Request
 
     Tensor = NDArray[Any]
     Asked = open_inference_pb2.ModelInferRequest
@@ -36,14 +38,19 @@ _CONTENTS = {
 }
 
 
-def read(asked: Asked) -> InferRequest:
-    """Return the tensors of a request. Raises InvalidInputError, naming the field."""
+def read(asked: Asked) -> Request:
+    """Return the tensors of a request; a single input of datatype BYTES holds encoded images or sounds.
+
+    Raises InvalidInputError, naming the field.
+    """
     raw = asked.raw_input_contents
     if not asked.inputs:
         raise InvalidInputError(field="inputs", problem="there is none")
     if raw and len(raw) != len(asked.inputs):
         problem = f"has {len(raw)} entries for {len(asked.inputs)} inputs"
         raise InvalidInputError(field="raw_input_contents", problem=problem)
+    if any(each.datatype == tensors.TEXT for each in asked.inputs):
+        return classification.listed(_texts(asked), "inputs[0]", apart=False)
     return InferRequest(
         inputs=tuple(
             NamedTensor(name=each.name, array=_array(each, raw[number] if raw else None, f"inputs[{number}]"))
@@ -73,6 +80,21 @@ def write(outputs: Sequence[NamedTensor], asked: Asked, answer: Answer) -> None:
             answer.raw_output_contents.append(binary_tensors.write(array))
         else:
             getattr(output.contents, _CONTENTS[output.datatype]).extend(_values(array))
+
+
+def _texts(asked: Asked) -> list[bytes]:
+    """Return the elements of the one BYTES input."""
+    (tensor, *others), field = asked.inputs, "inputs[0]"
+    if others or tensor.datatype != tensors.TEXT:
+        remedy = "send encoded items as the only input"
+        raise InvalidInputError(field="inputs", problem="BYTES stands beside other inputs", remedy=remedy)
+    if asked.raw_input_contents:
+        if tensor.HasField("contents"):
+            raise InvalidInputError(field=f"{field}.contents", problem="stands beside raw_input_contents")
+        return binary_tensors.read_texts(memoryview(asked.raw_input_contents[0]), tuple(tensor.shape), field)
+    texts = list(tensor.contents.bytes_contents)
+    binary_tensors.check_count(len(texts), tuple(tensor.shape), field)
+    return texts
 
 
 def _array(tensor: Input, raw: bytes | None, field: str) -> Tensor:

@@ -43,7 +43,7 @@ class Instance:
         self.probe, self.probe_ms, self._least_s = model.probe, model.probe_ms, model.least_ms / 1000
         lane = model.workers[0].lane
         self.inputs, self.outputs = lane.inputs, lane.outputs
-        self.labels, self.takes_images = lane.labels, lane.takes_images
+        self.labels, self.takes_images, self.is_line = lane.labels, lane.takes_images, lane.is_line
 
     @property
     def is_inline(self) -> bool:

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from aiohttp import web
 
-from agent.serving import multipart, tensors
+from agent.serving import classification, multipart, tensors
 from agent.serving.api import caller_of, json_answer, read_body, send
 from agent.serving.errors import ModelUnavailableError
 from agent.serving.exchange import Ask, CallProtocol
@@ -168,6 +168,9 @@ def _from_json(data: bytes, instance: Resident) -> Request:
 
 
 def _classes(reply: Reply) -> list[object]:
+    if not reply.instance.is_line:
+        said = classification.row(reply.outcome.items[0])
+        return said if isinstance(said, list) else [said]
     names = reply.instance.labels
     if reply.outcome.labels:
         return [

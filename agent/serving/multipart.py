@@ -1,4 +1,4 @@
-"""One field out of a form with files, as browsers and `curl -F` send it.
+"""Fields of a form with files, as browsers and `curl -F` send it.
 
 Source: RFC 7578; only what is in memory already is read, and nothing is written to disk.
 """
@@ -19,6 +19,14 @@ def read_field(body: bytes, content_type: str, field: str) -> bytes:
     Raises:
         InvalidInputError: no boundary, no end, or no such field.
     """
+    for name, content in read_files(body, content_type):
+        if name == field:
+            return content
+    raise InvalidInputError(field=field, problem="the form has no such field", remedy=f"curl -F {field}=@FILE")
+
+
+def read_files(body: bytes, content_type: str) -> list[tuple[object, bytes]]:
+    """Return all fields' names and contents, in order. Raises InvalidInputError: no boundary, or no end."""
     described = Message()
     described["Content-Type"] = content_type
     boundary = described.get_boundary()
@@ -27,11 +35,8 @@ def read_field(body: bytes, content_type: str, field: str) -> bytes:
     pieces = (b"\r\n" + body).split(b"\r\n--" + boundary.encode(errors="replace"))
     if not pieces[-1].startswith(b"--"):
         raise InvalidInputError(field="body", problem="the form has no end")
-    for piece in pieces[1:-1]:
-        head, blank, content = piece.partition(b"\r\n\r\n")
-        if blank and _name(head) == field:
-            return content
-    raise InvalidInputError(field=field, problem="the form has no such field", remedy=f"curl -F {field}=@FILE")
+    parts = (piece.partition(b"\r\n\r\n") for piece in pieces[1:-1])
+    return [(_name(head), content) for head, blank, content in parts if blank]
 
 
 def _name(head: bytes) -> object:

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 from aiohttp import web
 
-from agent.serving import standing, tensors
+from agent.serving import classification, standing, tensors
 from agent.serving.api import caller_of, json_answer, problem, read_body, send
 from agent.serving.binary_tensors import LENGTH_HEADER
 from agent.serving.exchange import Ask, CallProtocol
 from agent.serving.oip_messages import Done, IndexBody, Live, LoadBody, ModelReady, Ready
-from agent.serving.requests import ClassifyRequest
 from shared.decoding import MALFORMED
 from shared.errors import InvalidInputError
 from shared.ids import ModelName
@@ -33,7 +32,6 @@ Body = TypeVar("Body", IndexBody, LoadBody)
 
 TIMING_HEADER: Final = "Server-Timing"
 """Of the answer to an image: what a browser's developer tools, and the page `/try`, show of the time it took."""
-IMAGE_TYPES: Final = frozenset({"image/jpeg", "image/png", "application/octet-stream"})
 
 
 def routes(engine: Engine, *, unverified: str = "", loading: Loading | None = None) -> list[web.RouteDef]:
@@ -52,7 +50,11 @@ class _Protocol:
 
     def routes(self) -> list[web.RouteDef]:
         """Return the table of endpoints."""
-        table = [
+        # The first are found first; aiohttp tries one after the other.
+        models = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+        table = [web.post(f"{model}/infer", self._infer) for model in models]
+        table += [web.post(f"{model}/classify", self._classify) for model in models]
+        table += [
             web.get("/v2", self._server),
             web.get("/v2/health/live", self._live),
             web.get("/v2/health/ready", self._ready),
@@ -61,13 +63,11 @@ class _Protocol:
             web.post("/v2/repository/models/{model}/load", self._load),
             web.post("/v2/repository/models/{model}/unload", self._unload),
         ]
-        for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        for model in models:
             table += [
                 web.get(model, self._model),
                 web.get(f"{model}/ready", self._model_ready),
                 web.get(f"{model}/stats", self._stats),
-                web.post(f"{model}/infer", self._infer),
-                web.post(f"{model}/classify", self._classify),
             ]
         return table
 
@@ -122,18 +122,16 @@ class _Protocol:
         return await send(self._engine, request, reply, _binary(answer, blobs) if blobs else json_answer(answer))
 
     async def _classify(self, request: web.Request) -> web.StreamResponse:
-        if request.content_type not in IMAGE_TYPES:
-            why = f"classify takes one image, not {request.content_type}: send Content-Type image/jpeg or image/png"
+        kind = request.content_type
+        if kind not in classification.BODY_TYPES and kind != classification.JSON_KIND:
+            why = f"classify takes images and sounds, not {kind}: send Content-Type image/jpeg, image/png or audio/wav"
             return problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "invalid_input", why)
         self._route(request)
         data = await read_body(request)
         received_s = time.monotonic()
-        reply = await self._answer(request, ClassifyRequest(encoded=data), received_s)
-        labels = [{"label": each.label, "score": each.score} for each in reply.outcome.labels]
-        answer: dict[str, object] = {**_who(reply), "release_id": reply.instance.slot.release_id, "labels": labels}
-        if not labels:
-            # The pipeline names no labels: the bare scores say at least as much.
-            answer["scores"] = reply.outcome.outputs[0].array[0].tolist()
+        parsed, is_list = classification.read_items(data, kind, request.headers.get("Content-Type", ""))
+        reply = await self._answer(request, parsed, received_s)
+        answer = classification.told(reply, is_list=is_list)
         response = json_answer(answer)
         response.headers[TIMING_HEADER] = _server_timing(reply)
         return await send(self._engine, request, reply, response)

@@ -36,14 +36,42 @@ class LabelledScore(msgspec.Struct, frozen=True, kw_only=True):
     score: float
 
 
+class ClassifyBody(msgspec.Struct, frozen=True, kw_only=True):
+    """Several images or sounds as JSON: each in base64."""
+
+    items: tuple[str, ...]
+
+
+class ItemError(msgspec.Struct, frozen=True, kw_only=True):
+    """Why one item of several was not answered for."""
+
+    reason: str
+    detail: str
+
+
+class ItemResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What was said of one item of several: `labels` and more, or the `error`."""
+
+    labels: tuple[LabelledScore, ...] | msgspec.UnsetType = msgspec.UNSET
+    scores: list[float] | msgspec.UnsetType = msgspec.UNSET
+    answers: dict[str, object] | msgspec.UnsetType = msgspec.UNSET
+    error: ItemError | msgspec.UnsetType = msgspec.UNSET
+
+
 class ClassifyAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """Labels of an image, the best first; `scores` where the pipeline names none."""
+    """Labels of an image or a sound, the best first; `scores` where the pipeline names none.
+
+    Pipelines that answer otherwise (boxes, areas, several models) say it in `answers`, by the names of their steps. To
+    a form or a list of items, the answer is a list of `results` in place of all that.
+    """
 
     model_name: str
     model_version: str
     release_id: str
-    labels: tuple[LabelledScore, ...]
+    labels: tuple[LabelledScore, ...] | msgspec.UnsetType = msgspec.UNSET
     scores: list[float] | msgspec.UnsetType = msgspec.UNSET
+    answers: dict[str, object] | msgspec.UnsetType = msgspec.UNSET
+    results: tuple[ItemResult, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Live(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,10 +15,10 @@ from agent.serving import max as max_api
 from agent.serving import oip_messages as oip
 from agent.serving import traffic_messages as traffic
 from agent.serving.api import JSON
+from agent.serving.classification import BODY_TYPES
 from agent.serving.drift_api import ModelDrift
 from agent.serving.exposition import OPEN_TYPE, TEXT_TYPE
 from agent.serving.multipart import FORM
-from agent.serving.oip import IMAGE_TYPES
 from agent.serving.tensors import InferBody
 from agent.serving.tfserving import ExamplesBody, PredictBody
 from shared.pages import KINDS
@@ -128,9 +128,10 @@ def _classify(path: str, tag: str) -> Operation:
         method="post",
         path=path,
         tag=tag,
-        summary="An image in, labels out",
+        summary="Images or sounds in, and what the pipeline says of each out",
         answer=oip.ClassifyAnswer,
-        body_kinds=tuple(sorted(IMAGE_TYPES)),
+        body=oip.ClassifyBody,
+        body_kinds=tuple(sorted(BODY_TYPES)),
         refusals=_INFERS | {HTTPStatus.UNSUPPORTED_MEDIA_TYPE},
     )
 

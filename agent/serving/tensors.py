@@ -5,19 +5,23 @@ Source: kserve/open-inference-protocol, specification/protocol/inference_rest.md
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from agent.serving import binary_tensors
+from agent.serving import binary_tensors, classification
 from agent.serving.requests import InferRequest, NamedTensor
 from shared.decoding import MALFORMED
 from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from agent.serving.requests import Request
 
     Tensor = NDArray[Any]
 
@@ -36,7 +40,10 @@ _DTYPES = {
     "FP64": "float64",
 }
 _DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
-_TEXT = "BYTES"
+TEXT = "BYTES"
+"""The protocol's name of what is no number."""
+_Texts = list[str | list[str]]
+"""Flat, or with the elements of one row as a list."""
 
 
 class InputParameters(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +51,8 @@ class InputParameters(msgspec.Struct, frozen=True, kw_only=True):
 
     binary_data_size: int | None = None
     """The tensor's bytes follow the JSON, and are so many."""
+    content_type: str | None = None
+    """`base64`: what the texts of a BYTES tensor in JSON really are."""
 
 
 class OutputParameters(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,10 +95,13 @@ class InferBody(msgspec.Struct, kw_only=True):
 
 
 _decoder = msgspec.json.Decoder(InferBody)
+_numbers = msgspec.json.Decoder(list[float])
 
 
-def read_body(body: bytes, header_length: str | None = None) -> tuple[InferBody, InferRequest]:
+def read_body(body: bytes, header_length: str | None = None) -> tuple[InferBody, Request]:
     """Parse a request; `header_length` is the header that says how much of it is JSON.
+
+    A single input of datatype BYTES holds encoded images or sounds.
 
     Raises:
         InvalidInputError: names the field.
@@ -101,6 +113,11 @@ def read_body(body: bytes, header_length: str | None = None) -> tuple[InferBody,
         raise InvalidInputError(field="body", problem=str(exc), remedy="send an inference request as JSON") from exc
     if not parsed.inputs:
         raise InvalidInputError(field="inputs", problem="there is none")
+    if any(tensor.datatype == TEXT for tensor in parsed.inputs):
+        texts, rest = _read_texts(parsed.inputs, rest)
+        if rest:
+            raise InvalidInputError(field="body", problem=f"{len(rest)} bytes belong to no input")
+        return parsed, classification.listed(texts, "inputs[0]", apart=False)
     inputs = []
     for number, tensor in enumerate(parsed.inputs):
         named, rest = _read(tensor, f"inputs[{number}]", rest)
@@ -116,6 +133,9 @@ def write_outputs(outputs: tuple[NamedTensor, ...], body: InferBody) -> tuple[li
     Raises:
         InvalidInputError: a name that is none.
     """
+    if not body.outputs and not body.parameters.binary_data_output:
+        # What nearly everybody asks for.
+        return [{**_described(each.name, each.array), "data": _values(each.array)} for each in outputs], []
     by_name = {output.name: output.array for output in outputs}
     for each in body.outputs:
         if each.name not in by_name:
@@ -135,7 +155,7 @@ def write_outputs(outputs: tuple[NamedTensor, ...], body: InferBody) -> tuple[li
 
 def datatype(dtype: str) -> str:
     """Return the protocol's name of a numpy dtype; anything that is no number is text."""
-    return _DATATYPES.get(dtype, _TEXT)
+    return _DATATYPES.get(dtype, TEXT)
 
 
 def dtype_of(datatype: str, field: str) -> np.dtype[Any]:
@@ -145,6 +165,35 @@ def dtype_of(datatype: str, field: str) -> np.dtype[Any]:
         known = ", ".join(_DTYPES)
         raise InvalidInputError(field=f"{field}.datatype", problem=f"{datatype!r} is not known", remedy=known)
     return np.dtype(dtype)
+
+
+def _read_texts(inputs: tuple[JsonTensor, ...], rest: memoryview) -> tuple[list[bytes], memoryview]:
+    """Return the elements of the one BYTES input, and what follows it."""
+    (tensor, *others), field = inputs, "inputs[0]"
+    if others or tensor.datatype != TEXT:
+        problem, remedy = "BYTES stands beside other inputs", "send encoded items as the only input"
+        raise InvalidInputError(field="inputs", problem=problem, remedy=remedy)
+    size_bytes = tensor.parameters.binary_data_size
+    if size_bytes is not None:
+        raw, rest = binary_tensors.take(rest, size_bytes, field)
+        return binary_tensors.read_texts(raw, tensor.shape, field), rest
+    if isinstance(tensor.data, msgspec.UnsetType):
+        raise InvalidInputError(field=f"{field}.data", problem="is missing")
+    try:
+        texts = _flat(msgspec.json.decode(tensor.data, type=_Texts))
+    except (*MALFORMED, RecursionError) as exc:
+        raise InvalidInputError(field=f"{field}.data", problem=f"must be texts: {exc}") from exc
+    binary_tensors.check_count(len(texts), tensor.shape, field)
+    if tensor.parameters.content_type == "base64":
+        return [classification.decoded(text, f"{field}.data") for text in texts], rest
+    return [text.encode() for text in texts], rest
+
+
+def _flat(texts: _Texts) -> list[str]:
+    flat: list[str] = []
+    for each in texts:
+        flat.extend([each] if isinstance(each, str) else each)
+    return flat
 
 
 def _read(tensor: JsonTensor, field: str, rest: memoryview) -> tuple[NamedTensor, memoryview]:
@@ -162,6 +211,10 @@ def _read(tensor: JsonTensor, field: str, rest: memoryview) -> tuple[NamedTensor
 
 
 def _from_json(data: msgspec.Raw, dtype: np.dtype[Any], tensor: JsonTensor, field: str) -> Tensor:
+    if dtype.kind == "f":
+        # Flat numbers are what nearly everybody sends; nested and wrong ones are looked at below.
+        with contextlib.suppress(*MALFORMED):
+            return shaped(np.array(_numbers.decode(data)), dtype, tensor.shape, field)
     try:
         array = np.array(msgspec.json.decode(data))
     except (ValueError, RecursionError) as exc:
@@ -175,9 +228,16 @@ def shaped(array: Tensor, dtype: np.dtype[Any], shape: tuple[int, ...], field: s
     if min(shape, default=0) < 0 or array.size != size:
         problem = f"shape {list(shape)} has {size} elements, data has {array.size}"
         raise InvalidInputError(field=field, problem=problem)
-    if not _holds(array, dtype):
+    if dtype.kind == "f" and array.dtype.kind == "f":
+        # As below, with the values turned once.
+        with np.errstate(over="ignore"):
+            cast = array.astype(dtype)
+        is_held = bool(np.isfinite(cast).all())
+    else:
+        is_held, cast = _holds(array, dtype), array
+    if not is_held:
         raise InvalidInputError(field=f"{field}.data", problem=f"holds values that are not {datatype(dtype.name)}")
-    return array.astype(dtype, copy=False).reshape(shape)
+    return cast.astype(dtype, copy=False).reshape(shape)
 
 
 def _holds(array: Tensor, dtype: np.dtype[Any]) -> bool:
@@ -207,10 +267,18 @@ def from_values(name: str, values: object, dtype: str, *, field: str) -> NamedTe
 
 
 def _described(name: str, array: Tensor) -> dict[str, object]:
-    return {"name": name, "datatype": datatype(array.dtype.name), "shape": list(array.shape)}
+    return {"name": name, "datatype": _of_dtype(array.dtype), "shape": array.shape}
+
+
+@functools.cache
+def _of_dtype(dtype: np.dtype[Any]) -> str:
+    # numpy makes the name anew whenever it is asked.
+    return datatype(dtype.name)
 
 
 def _values(array: Tensor) -> list[object]:
     # msgspec writes NaN, which JSON has not, as null.
-    flat = array.ravel().tolist()
+    flat: list[object] = array.ravel().tolist()
+    if array.dtype.kind not in "OSU":
+        return flat
     return [each.decode(errors="replace") if isinstance(each, bytes) else each for each in flat]

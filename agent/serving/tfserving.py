@@ -18,10 +18,10 @@ import msgspec
 import numpy as np
 from aiohttp import web
 
-from agent.serving import tensors
+from agent.serving import classification, tensors
 from agent.serving.api import caller_of, json_answer, problem, read_body, send
 from agent.serving.exchange import Ask, CallProtocol
-from agent.serving.requests import ClassifyRequest, InferRequest, NamedTensor
+from agent.serving.requests import InferRequest, NamedTensor
 from shared.decoding import MALFORMED
 from shared.errors import InvalidInputError
 from shared.ids import ModelName
@@ -149,16 +149,10 @@ class _Protocol:
         return await send(self._engine, request, reply, json_answer({"predictions": _by_row(values)}))
 
     async def _images(self, request: web.Request, images: list[bytes], received_s: float) -> web.StreamResponse:
-        """Answer encoded images one after the other; what is counted and compared last is the last of them."""
-        predictions: list[object] = []
-        reply: Reply | None = None
-        for image in images:
-            if reply is not None:
-                self._engine.finish(reply, ready_s=time.monotonic())
-            reply = await self._answer(request, ClassifyRequest(encoded=image), received_s)
-            predictions.append(reply.outcome.outputs[0].array[0].tolist())
-        if reply is None:
-            raise InvalidInputError(field="instances", problem="there is none")
+        """Answer encoded images or sounds: all of them, or none."""
+        asked = classification.listed(images, "instances", apart=False)
+        reply = await self._answer(request, asked, received_s)
+        predictions = [classification.row(each) for each in reply.outcome.items]
         return await send(self._engine, request, reply, json_answer({"predictions": predictions}))
 
     async def _classify(self, request: web.Request) -> web.StreamResponse:

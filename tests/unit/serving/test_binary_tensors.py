@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from agent.serving.requests import NamedTensor
+from agent.serving.requests import InferRequest, NamedTensor
 from agent.serving.tensors import datatype, read_body, write_outputs
 from shared.errors import InvalidInputError
 
@@ -41,6 +41,7 @@ def test_tensors_survive_bytes_in_both_directions(array: np.ndarray[Any, Any]) -
     finite = np.nan_to_num(array, posinf=0, neginf=0) if array.dtype.kind == "f" else array
     data, length = binary(finite, np.arange(3, dtype=np.int32), binary_data_output=True)
     asked, request = read_body(data, length)
+    assert isinstance(request, InferRequest)
     described, blobs = write_outputs(tuple(NamedTensor(name=t.name, array=t.array) for t in request.inputs), asked)
     assert blobs == [finite.tobytes(), np.arange(3, dtype=np.int32).tobytes()]
     assert described[0]["parameters"] == {"binary_data_size": finite.nbytes}
@@ -81,7 +82,7 @@ def test_text_output_is_written_with_the_length_of_each() -> None:
         (*changed(b'"shape": [2]', b'"shape": [-1, -2]'), "shape"),
         (*changed(b'"shape": [2]', b'"shape": [1099511627776, 1099511627776]'), "shape"),
         (*changed(b'{"binary_data_size": 8}', b"{}"), "missing"),
-        (*changed(b'"FP32"', b'"BYTES"'), "datatype"),
+        (*changed(b'"FP32"', b'"BYTES"'), "text|elements"),
         (*binary(np.array([np.nan], np.float32)), "NaN"),
         (*changed(b'"datatype": "FP32", "shape": [2]', b'"datatype": "BOOL", "shape": [8]'), "neither true"),
         (binary(np.array([1], np.int8))[0] + b"more", binary(np.array([1], np.int8))[1], "4 bytes belong to no input"),

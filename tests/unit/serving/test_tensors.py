@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from agent.serving.requests import NamedTensor
+from agent.serving.requests import ClassifyRequest, InferRequest, NamedTensor
 from agent.serving.tensors import InferBody, WantedOutput, datatype, read_body, write_outputs
 from shared.errors import InvalidInputError
 
@@ -30,12 +30,14 @@ def test_tensors_survive_json_in_both_directions(array: np.ndarray[Any, Any]) ->
     finite = np.nan_to_num(array) if array.dtype.kind == "f" else array
     written = write_outputs((NamedTensor(name="x", array=finite),), asking())[0]
     _, request = read_body(json.dumps({"inputs": written}).encode())
+    assert isinstance(request, InferRequest)
     assert request.inputs[0].array.dtype == finite.dtype
     np.testing.assert_array_equal(request.inputs[0].array, finite)
 
 
 def test_nested_data_is_read_in_row_order() -> None:
     _, request = read_body(body(shape=[2, 2], data=[[1, 2], [3, 4]]))
+    assert isinstance(request, InferRequest)
     assert request.inputs[0].array.tolist() == [[1, 2], [3, 4]]
     assert request.rows == 2
 
@@ -44,7 +46,9 @@ def test_nested_data_is_read_in_row_order() -> None:
     ("changes", "word"),
     [
         ({"datatype": "FP8"}, "datatype"),
-        ({"datatype": "BYTES", "data": ["a", "b"]}, "datatype"),
+        ({"datatype": "BYTES", "data": ["a", "b", "c"]}, "2 elements"),
+        ({"datatype": "BYTES", "data": [1, 2]}, "must be texts"),
+        ({"datatype": "BYTES", "data": ["?", "!"], "parameters": {"content_type": "base64"}}, "base64"),
         ({"shape": [3]}, "3 elements"),
         ({"shape": [-1, -2]}, "shape"),
         ({"shape": [2**40, 2**40]}, "shape"),
@@ -77,6 +81,7 @@ def test_attack_number_that_would_become_an_infinity_is_refused(datatype_name: s
 )
 def test_largest_number_of_a_type_is_taken(datatype_name: str, number: float, largest: type[np.floating[Any]]) -> None:
     _, request = read_body(body(datatype=datatype_name, data=[0, number]))
+    assert isinstance(request, InferRequest)
     assert request.inputs[0].array[1] == np.finfo(largest).max
 
 
@@ -112,3 +117,14 @@ def test_text_outputs_are_bytes_of_the_protocol() -> None:
     written = write_outputs((NamedTensor(name="labels", array=np.array(["cat", b"dog"], object)),), asking())[0]
     assert (written[0]["datatype"], written[0]["data"]) == ("BYTES", ["cat", "dog"])
     assert datatype("float16") == "FP16"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "data"),
+    [({}, ["one", "two"]), ({}, [["one"], ["two"]]), ({"content_type": "base64"}, ["b25l", "dHdv"])],
+)
+def test_texts_are_encoded_items_for_the_pipeline(parameters: dict[str, str], data: list[object]) -> None:
+    changes: dict[str, Any] = {"datatype": "BYTES", "data": data, "parameters": parameters, "shape": [2]}
+    _, request = read_body(body(**changes))
+    assert isinstance(request, ClassifyRequest)
+    assert (request.items, request.apart) == ((b"one", b"two"), False)
