@@ -34,7 +34,7 @@ def check_origins(origins: Sequence[str], *, field: str) -> None:
     if ANY in origins and len(origins) > 1:
         raise InvalidInputError(field=field, problem="* means any origin, and stands alone")
     for origin in origins:
-        if origin != ANY and origin != _origin_in(origin):
+        if origin != ANY and (not origin or origin != _origin_in(origin)):
             remedy = "write scheme, host and port alone, in lower case: https://shop.example or http://127.0.0.1:5173"
             raise InvalidInputError(field=field, problem=f"{origin!r} is no origin", remedy=remedy)
 

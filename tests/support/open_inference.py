@@ -25,7 +25,6 @@ from agent.serving.loading import load_slot, open_litert
 from agent.serving.sockets import listen_unix
 from agent.serving.tls import ServerCertificate
 from agent.serving.traffic import Traffic
-from shared.applications import ApplicationGrant, key_hash
 from shared.clock import SystemClock
 from shared.ids import BootId
 from tests.support.ports import LOOPBACK
@@ -34,20 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from datetime import timedelta
     from pathlib import Path
-
-KEY = "lfa_" + 43 * "k"
-
-
-def granted(application: str, *asked: str, key: str = KEY, per_minute: int | None = None) -> ApplicationGrant:
-    """What a device knows of an application."""
-    return ApplicationGrant(
-        application=application, key_sha256=key_hash(key), models=asked, requests_per_minute=per_minute
-    )
-
-
-def bearer(key: str = KEY) -> dict[str, str]:
-    """The header that shows a key."""
-    return {"Authorization": f"Bearer {key}"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,12 +26,12 @@ from agent.serving.loading import load_slot, open_litert
 from agent.serving.mqtt_requests import MqttRequests
 from agent.serving.sockets import listen_unix
 from controller.trust.tls import client_context
-from shared.applications import ApplicationGrant, key_hash
 from shared.broker_inference import BrokerRequest, RequestKind
 from shared.clock import SystemClock
 from shared.ids import BootId, DeviceId
 from tests.support import models
 from tests.support.broker_application import KEY, OTHER_KEY, ApplicationBroker, asking
+from tests.support.grants import granted
 from tests.support.inference_api import image_slot, picture
 from tests.support.serving import MODEL, infer_body, make_slot, one_hot, plan_of
 from tests.support.waiting import wait_until_async
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.core.plan import FromServing, SlotSpec, ToServing
+    from shared.applications import ApplicationGrant
 
 CAM = DeviceId("cam-1")
 TILL, DESK, RIVAL = "shop.till", "shop.desk", "rival.main"
@@ -103,9 +104,7 @@ async def device(
 
 def grant(application: str, *asked: str, per_minute: int | None = None) -> ApplicationGrant:
     # Of another key than the broker knows: the device takes the broker's word for who asks.
-    return ApplicationGrant(
-        application=application, key_sha256=key_hash("x" * 40), models=asked, requests_per_minute=per_minute
-    )
+    return granted(application, *asked, key="x" * 40, per_minute=per_minute)
 
 
 def question(number: int, **more: object) -> BrokerRequest:

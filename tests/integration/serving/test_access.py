@@ -15,7 +15,8 @@ from cryptography import x509
 
 from agent.serving import open_inference_pb2 as wire
 from agent.serving.oip_grpc import SERVICE
-from tests.support.open_inference import KEY, bearer, granted, opened
+from tests.support.grants import KEY, bearer, granted
+from tests.support.open_inference import opened
 from tests.support.serving import MODEL, infer_body, one_hot, plan_of
 
 if TYPE_CHECKING:
