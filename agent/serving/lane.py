@@ -95,6 +95,8 @@ class Lane:
         self.labels, self.is_line = self._pipeline.labels, self._pipeline.is_line
         self.takes_images = takes_images(spec)
         self._raw = spec == MODEL_ONLY
+        sizes = {each.shape[0] for each in own.inputs if each.shape}
+        self._fixed = sizes.pop() if len(sizes) == 1 else _FREE
         self.inputs = own.inputs if self._raw else (_pipeline_input(spec, own.inputs),)
         self.outputs = own.outputs if self._raw else _pipeline_outputs(self._pipeline, own.outputs)
 
@@ -140,7 +142,7 @@ class Lane:
 
     def _raw_outputs(self, request: InferRequest) -> tuple[NamedTensor, ...]:
         arrays = _bind(request.inputs, self.inputs)
-        batches = _batches(arrays, self.inputs)
+        batches = _batches(arrays, self._fixed)
         results = [self._own.run(batch) for batch in batches]
         joined = results[0] if len(results) == 1 else [np.concatenate(parts) for parts in zip(*results, strict=True)]
         return tuple(NamedTensor(name=spec.name, array=array) for spec, array in zip(self.outputs, joined, strict=True))
@@ -182,13 +184,15 @@ def best(outputs: tuple[NamedTensor, ...], names: tuple[str, ...]) -> tuple[str,
     scores = numbers[0][0]
     index = int(scores.argmax())
     highest = float(scores[index])
-    is_share = 0.0 <= highest <= 1.0 and scores.dtype.kind == "f" and float(scores.min()) >= 0.0
+    is_share = 0.0 <= highest <= 1.0 and scores.dtype.kind == "f" and bool(scores.min() >= 0.0)
     return names[index] if names else str(index), highest if is_share else None
 
 
 def first_items(outputs: tuple[NamedTensor, ...]) -> Tensor:
     """Return all numbers that were said of the first item, flat, as float64."""
     flat = [array[0].ravel() if array.ndim else array.ravel() for array in _numbers(outputs)]
+    if len(flat) == 1:
+        return flat[0].astype(np.float64)
     return np.concatenate(flat).astype(np.float64) if flat else np.empty(0)
 
 
@@ -210,12 +214,13 @@ def _bind(given: tuple[NamedTensor, ...], wanted: tuple[TensorSpec, ...]) -> lis
     return [by_name[spec.name] for spec in wanted]
 
 
-def _batches(arrays: list[Tensor], specs: tuple[TensorSpec, ...]) -> list[list[Tensor]]:
-    """Cut a batch into the pieces that a model with a fixed batch takes."""
-    fixed = {spec.shape[0] for spec in specs if spec.shape}
+def _batches(arrays: list[Tensor], size: int) -> list[list[Tensor]]:
+    """Cut a batch into the pieces that a model with a fixed batch of this size takes."""
+    if size <= 0 or not arrays or arrays[0].shape[:1] <= (size,):
+        return [arrays]
     rows = {array.shape[0] for array in arrays if array.ndim}
-    size, count = (fixed.pop() if len(fixed) == 1 else _FREE), (rows.pop() if len(rows) == 1 else 0)
-    if size <= 0 or count <= size or count % size:
+    count = rows.pop() if len(rows) == 1 else 0
+    if count <= size or count % size:
         return [arrays]
     return [[array[start : start + size] for array in arrays] for start in range(0, count, size)]
 

@@ -103,6 +103,7 @@ class LiteRtInterpreter:
         self._batch_is_fixed = False
         self._inputs = tuple(_spec(detail) for detail in in_details)
         self._outputs = tuple(_spec(detail) for detail in out_details)
+        self._dtypes = [np.dtype(spec.dtype) for spec in self._inputs]
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -122,13 +123,17 @@ class LiteRtInterpreter:
         Raises:
             PipelineError: shapes or dtypes are not the model's.
         """
-        shapes = _accepted_shapes(inputs, self._inputs)
+        shapes = [array.shape for array in inputs]
+        # Nearly always it is as the last time; all else is looked at.
+        if shapes != self._shapes or [array.dtype for array in inputs] != self._dtypes:
+            shapes = _accepted_shapes(inputs, self._inputs)
+            # The runtime copies bytes, whatever their order, and numpy says "float32" of both orders.
+            inputs = [array.astype(array.dtype.newbyteorder("="), copy=False) for array in inputs]
         if shapes != self._shapes and not self._resize(shapes):
             return self._run_one_by_one(inputs)
         try:
             for index, array in zip(self._in_indexes, inputs, strict=True):
-                # The runtime copies bytes, whatever their order, and numpy says "float32" of both orders.
-                self._native.set_tensor(index, array.astype(array.dtype.newbyteorder("="), copy=False))
+                self._native.set_tensor(index, array)
             self._native.invoke()
             outputs = [self._native.get_tensor(index) for index in self._out_indexes]
         except (ValueError, RuntimeError) as exc:
