@@ -17,6 +17,7 @@ import msgspec
 from aiohttp import web
 
 from agent.serving.access import APPLICATION
+from agent.serving.connections import Bodies
 from agent.serving.errors import (
     InferenceTimeoutError,
     KeyRefusedError,
@@ -59,6 +60,7 @@ TIMEOUT_HEADER: Final = "Litefleet-Timeout-Ms"
 """After how many milliseconds the caller has no more use for an answer."""
 
 _BODY_DEADLINE_S = 30.0
+_BODIES: Final = web.AppKey("bodies", Bodies)
 _REALM: Final = 'Bearer realm="litefleet"'
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
@@ -71,7 +73,7 @@ def create_app(
 
     @web.middleware
     async def counted(request: web.Request, handler: Endpoint) -> web.StreamResponse:
-        with traffic.request():
+        with traffic.request(request.protocol):
             return await _as_problem(request, handler, access)
 
     async def mark(request: web.Request, response: web.StreamResponse) -> None:
@@ -83,6 +85,7 @@ def create_app(
             response.headers["Connection"] = "close"
 
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[counted])
+    app[_BODIES] = Bodies()
     app.add_routes(routes)
     app.on_response_prepare.append(mark)
     return app
@@ -204,9 +207,18 @@ def _timeout_s(given: str) -> float:
 
 
 async def read_body(request: web.Request) -> bytes:
-    """Return the whole body. Raises HTTPRequestTimeout for a caller that dawdles."""
+    """Return the whole body.
+
+    Raises:
+        HTTPRequestTimeout: the caller dawdles.
+        QueueFullError: too much is arriving already.
+    """
     try:
-        async with asyncio.timeout(_BODY_DEADLINE_S):
+        if request.content.is_eof():
+            # It came with the head: a timer would cost more than it could tell.
             return await request.read()
+        with request.app[_BODIES].reading(request.content_length or MAX_BODY_BYTES):
+            async with asyncio.timeout(_BODY_DEADLINE_S):
+                return await request.read()
     except TimeoutError as exc:
         raise web.HTTPRequestTimeout(text=f"the body did not arrive within {_BODY_DEADLINE_S:g} s") from exc

@@ -23,6 +23,7 @@ from agent.serving import protocols
 from agent.serving.access import Access
 from agent.serving.api import create_app
 from agent.serving.boot import BootLedger
+from agent.serving.connections import raise_file_limit
 from agent.serving.engine import Engine
 from agent.serving.learning import Learning
 from agent.serving.link import ServingLink
@@ -104,6 +105,7 @@ async def serve(
             await link.start(listen_unix(settings.serving_sockets[place.number]))
             booting = group.create_task(planner.boot())
             resting = group.create_task(engine.unload_idle())
+            ending_idle = group.create_task(traffic.connections.watch(runner))
             # Until then callers wait in the backlog, and get an answer where they would get 503.
             await planner.booted(within_s=BOOT_S)
             for listener in listeners:
@@ -117,7 +119,7 @@ async def serve(
             if grpc is not None:
                 await grpc.stop()
             _log.info("serving_stopping", finished=await traffic.end(within_s=SHUTDOWN_S))
-            for task in (passing, booting, resting, watching):
+            for task in (passing, booting, resting, ending_idle, watching):
                 if task is not None:
                     task.cancel()
     finally:
@@ -143,6 +145,7 @@ def main(*, open_interpreter: OpenInterpreter = open_litert) -> int:
         return os.EX_CONFIG
     logs.set_up(settings.log_level)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    raise_file_limit()
     listeners = [socket.socket(fileno=fd) for fd in arguments.listen_fd]
     for listener in listeners:
         listener.setblocking(False)

@@ -6,14 +6,19 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
+from agent.serving.connections import Connections
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from agent.serving.connections import Connection
 
 
 class Traffic:
     """Counts requests from head to answer. aiohttp's own shutdown would cut off bodies that are still arriving."""
 
     def __init__(self) -> None:
+        self.connections = Connections()
         self._count = 0
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -26,13 +31,17 @@ class Traffic:
         return self._count
 
     @contextlib.contextmanager
-    def request(self) -> Iterator[None]:
-        """Count one request while it is in the block."""
+    def request(self, connection: Connection | None = None) -> Iterator[None]:
+        """Count one request, and its connection as busy, while it is in the block."""
         self._count += 1
         self._is_idle.clear()
+        if connection is not None:
+            self.connections.note(connection, is_busy=True)
         try:
             yield
         finally:
+            if connection is not None:
+                self.connections.note(connection, is_busy=False)
             self._count -= 1
             if self._count == 0:
                 self._is_idle.set()
