@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -76,3 +77,79 @@ def test_try_that_cannot_be_written_is_not_given(tmp_path: Path) -> None:
     path.unlink()
     path.mkdir()
     assert not ledger.spend_try(boot, together=START)
+
+
+def pair(path: Path, boot: BootFile) -> tuple[BootLedger, BootLedger]:
+    """The ledgers of two serving processes over one file."""
+    path.write_bytes(msgspec.json.encode(boot))
+    return BootLedger(path), BootLedger(path, number=1)
+
+
+def tries_left(ledger: BootLedger) -> int:
+    boot = ledger.read()
+    assert boot is not None
+    return boot.tries_left
+
+
+def test_processes_that_start_together_take_one_try(tmp_path: Path) -> None:
+    first, second = pair(tmp_path / "boot.json", boot_file(1))
+    boot = boot_file(1)
+    assert first.spend_try(boot, together=START)
+    # The last one: it is paid for the second process, too, which had read the file before.
+    assert second.spend_try(boot, together=START)
+    assert tries_left(first) == 0
+
+
+def test_process_that_starts_again_takes_a_try_of_its_own(tmp_path: Path) -> None:
+    first, second = pair(tmp_path / "boot.json", boot_file(3))
+    assert first.spend_try(boot_file(3), together=START)
+    assert second.spend_try(boot_file(3), together=START)
+    assert second.spend_try(boot_file(2), together="start again")
+    assert tries_left(first) == 1
+
+
+def test_process_that_is_told_the_plan_of_a_paid_round_again_takes_another_try(tmp_path: Path) -> None:
+    # It has lost what it loaded: it has crashed since.
+    first, second = pair(tmp_path / "boot.json", boot_file(2))
+    assert first.spend_try(boot_file(2), together="plan 7")
+    assert second.spend_try(boot_file(2), together="plan 7")
+    assert first.spend_try(boot_file(1), together="plan 7")
+    assert not first.spend_try(boot_file(0), together="plan 7")
+    assert tries_left(second) == 0
+
+
+def test_try_that_another_process_took_meanwhile_is_seen(tmp_path: Path) -> None:
+    # Both read 2; each is a round of its own.
+    first, second = pair(tmp_path / "boot.json", boot_file(2))
+    assert first.spend_try(boot_file(2), together="start a")
+    assert second.spend_try(boot_file(2), together="start b")
+    assert tries_left(first) == 0
+    assert not first.spend_try(boot_file(2), together="start c")
+
+
+def test_round_of_another_plan_is_not_paid(tmp_path: Path) -> None:
+    first, second = pair(tmp_path / "boot.json", boot_file(3))
+    assert first.spend_try(boot_file(3), together=START)
+    later = BootFile(plan=Plan(serial=8, routes=(TRICKY,)), fallback=Plan(serial=6), tries_left=3)
+    (tmp_path / "boot.json").write_bytes(msgspec.json.encode(later))
+    assert second.spend_try(later, together=START)
+    assert tries_left(second) == 2
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff"])
+def test_unreadable_note_of_what_is_paid_costs_a_try_and_nothing_else(tmp_path: Path, data: bytes) -> None:
+    first, second = pair(tmp_path / "boot.json", boot_file(3))
+    assert first.spend_try(boot_file(3), together=START)
+    (tmp_path / "boot-round.json").write_bytes(data)
+    assert second.spend_try(boot_file(3), together=START)
+    assert tries_left(first) == 1
+
+
+def test_many_processes_at_once_lose_no_try(tmp_path: Path) -> None:
+    path = tmp_path / "boot.json"
+    path.write_bytes(msgspec.json.encode(boot_file(10)))
+    ledgers = [BootLedger(path, number=number) for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        spent = pool.map(lambda each: each[1].spend_try(boot_file(10), together=f"start {each[0]}"), enumerate(ledgers))
+    assert all(spent)
+    assert tries_left(ledgers[0]) == 2
