@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import io
 import platform
 from typing import TYPE_CHECKING
 
-import msgspec
-import numpy as np
 import pytest
 
 from controller.demo.processes import Programs
@@ -16,12 +12,9 @@ from controller.demo.screen import Screen
 from controller.demo.world import World, build
 from controller.views import ConversionView, MeasurementView, ReleaseView
 from shared.clock import SystemClock
-from shared.dataset import Split
 from shared.hardware import HardwareProfile, Runtime
 from shared.ids import HardwareProfileId
-from tests.support.datasets import written
-from tests.support.models import one_hot_classifier
-from tests.support.operator import Answer, Operator
+from tests.support.peaks import pushed, typed
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -30,11 +23,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(400)
 
-CLASSES = 10
-ITEMS = {Split.CALIBRATION: 50, Split.SEARCH: 200, Split.GATE: 400}
-ROOMY = HardwareProfile(
-    profile_id=HardwareProfileId("roomy"), architectures=(platform.machine(),), max_latency_ms=500.0
-)
 ELSEWHERE = HardwareProfile(
     profile_id=HardwareProfileId("elsewhere"),
     architectures=("armv7l",),
@@ -50,34 +38,6 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield await build(tmp_path, programs, devices=1, screen=Screen(SystemClock()))
     finally:
         await programs.stop()
-
-
-def dataset(folder: Path) -> Path:
-    """Write samples whose class is the position of the largest number."""
-    shards = {}
-    for seed, (split, count) in enumerate(ITEMS.items()):
-        x = np.random.default_rng(seed).random((count, CLASSES)).astype(np.float32)
-        file = io.BytesIO()
-        np.savez(file, x=x, y=x.argmax(axis=1))
-        shards[f"{split}.npz"] = file.getvalue()
-    return written(folder, shards)
-
-
-async def typed(world: World, *words: str) -> Answer:
-    operator = Operator(url=world.api_url, token_file=world.token_file, folder=world.folder, columns=160)
-    return await asyncio.to_thread(operator.types_in_a_shell, *words)
-
-
-async def pushed(world: World, *words: str, profile: HardwareProfile = ROOMY) -> ReleaseView:
-    """Convert and release a float `.tflite`."""
-    model, described = world.folder / "model.tflite", world.folder / "profile.json"
-    model.write_bytes(one_hot_classifier(CLASSES))
-    described.write_bytes(msgspec.json.encode(profile))
-    data = dataset(world.folder / "data")
-    options = (f"--data={data}", f"--profile={described}", "--scheme=float32", "--output=json")
-    answer = await typed(world, "model", "push", str(model), "--name", "peaks", *options, *words)
-    assert answer.code == 0, answer.err
-    return answer.read(ReleaseView)
 
 
 async def only_conversion(world: World) -> ConversionView:
