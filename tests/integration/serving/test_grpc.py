@@ -232,7 +232,7 @@ def test_device_without_a_grpc_port_loads_no_grpc(device: Device) -> None:
     device.start()
     device.wait_ready()
     with open(f"/proc/{device.serving_pid()}/maps", encoding="utf-8") as maps:  # noqa: PTH123 - a file of the kernel
-        assert "grpc" not in maps.read()
+        assert "cygrpc" not in maps.read()
 
 
 def test_local_file_is_served_over_grpc_and_may_be_unloaded(tmp_path: Path) -> None:
