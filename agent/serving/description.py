@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 from importlib import metadata
 from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
 
-from agent.serving.access import STRANGER
+from agent.serving.access import HEALTH, STRANGER
 from agent.serving.api import JSON, PROBLEM, Problem, json_answer
 from agent.serving.multipart import FORM
 from agent.serving.operations import BINARY, HTML, OPEN_METRICS, OPERATIONS, PAGE_FILES, TEXT, Operation
@@ -30,6 +31,19 @@ _PLACES = {
     "label": "stable or canary",
     "file": "A name that a page asks for",
 }
+_SCHEME = "applicationKey"
+_KEY: Json = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An application's key. Needed from other machines, by TLS; on the device itself checked if sent.",
+}
+_KEYS_REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
+_SAYS = {
+    HTTPStatus.UNAUTHORIZED: ("WWW-Authenticate", "string", "That a key is sent as Authorization: Bearer"),
+    HTTPStatus.TOO_MANY_REQUESTS: ("Retry-After", "integer", "Seconds after which to ask again"),
+    HTTPStatus.SERVICE_UNAVAILABLE: ("Retry-After", "integer", "Seconds after which to ask again"),
+}
+"""Headers of refusals that say how to go on."""
 _FILE: Json = {"type": "object", "properties": {"image": {"type": "string"}}, "required": ["image"]}
 
 
@@ -57,7 +71,9 @@ def document(models: Collection[str]) -> Json:
         "openapi": "3.1.0",
         "info": {"title": TITLE, "version": metadata.version("litefleet")},
         "paths": paths,
-        "components": {"schemas": components},
+        # On the device itself a key may be left out; `{}` says so.
+        "security": [{_SCHEME: []}, {}],
+        "components": {"schemas": components, "securitySchemes": {_SCHEME: _KEY}},
     }
     # Tuples are arrays to a validator only when they are lists.
     whole: Json = msgspec.to_builtins(described)
@@ -66,16 +82,18 @@ def document(models: Collection[str]) -> Json:
 
 def _operation(each: Operation, schemas: dict[object, Json], models: Collection[str]) -> Json:
     answer = {kind: {"schema": _schema(kind, schemas[each.answer])} for kind in each.answer_kinds}
-    refusal = {"content": {PROBLEM: {"schema": schemas[Problem]}}}
+    refusals = each.refusals if each.path in HEALTH else each.refusals | _KEYS_REFUSALS
     described: Json = {
         "operationId": re.sub(r"\W+", "_", f"{each.method}_{each.path}").strip("_"),
         "summary": each.summary,
         "tags": [each.tag],
         "responses": {
             "200": {"description": "Answered", "content": answer},
-            **{str(int(status)): {"description": status.phrase, **refusal} for status in sorted(each.refusals)},
+            **{str(int(status)): _refusal(status, schemas[Problem]) for status in sorted(refusals)},
         },
     }
+    if each.path in HEALTH:
+        described["security"] = []
     if parameters := _parameters(each, models):
         described["parameters"] = parameters
     if each.body or each.body_kinds:
@@ -84,6 +102,14 @@ def _operation(each: Operation, schemas: dict[object, Json], models: Collection[
             content[JSON] = {"schema": schemas[each.body]}
         described["requestBody"] = {"required": each.needs_body, "content": content}
     return described
+
+
+def _refusal(status: HTTPStatus, schema: Json) -> Json:
+    said: Json = {"description": status.phrase, "content": {PROBLEM: {"schema": schema}}}
+    if status in _SAYS:
+        name, kind, what = _SAYS[status]
+        said["headers"] = {name: {"description": what, "schema": {"type": kind}}}
+    return said
 
 
 def _anything(kind: type) -> Json:

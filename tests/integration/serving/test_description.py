@@ -33,7 +33,9 @@ VERBS = ("get", "post")
 
 
 def with_names(document: dict[str, Any]) -> dict[str, Any]:
-    """Let paths name what is served, or all that is asked would be refused for its name."""
+    """Let paths name what is served, or all that is asked would be refused for its name; ask without keys, too."""
+    document.pop("security", None)
+    document["components"].pop("securitySchemes", None)
     for operations in document["paths"].values():
         for operation in operations.values():
             for parameter in operation.get("parameters", ()):
@@ -64,6 +66,18 @@ async def test_description_is_openapi_and_names_every_route(served: Served) -> N
     assert described == spoken
     ids = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
     assert len(ids) == len(set(ids))
+
+
+async def test_every_operation_but_health_says_how_a_key_is_refused(served: Served) -> None:
+    _, document = await served.get("/openapi.json")
+    assert document["components"]["securitySchemes"]["applicationKey"]["scheme"] == "bearer"
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            tells = {"401", "403", "429"} <= set(operation["responses"])
+            assert tells is not path.startswith("/v2/health"), path
+    refused = document["paths"]["/v2/models/{model}/infer"]["post"]["responses"]
+    assert refused["401"]["headers"].keys() == {"WWW-Authenticate"}
+    assert refused["429"]["headers"].keys() == {"Retry-After"}
 
 
 @pytest.mark.parametrize("takes", ["tensors", "images"])
