@@ -182,6 +182,7 @@ locks: $(READY)  ## Make the lock files from pyproject.toml (needs the network)
 	@$(COMPILE) $(UPGRADE) tests/support/outside/clients.in --output-file tests/support/outside/clients.txt
 	@$(COMPILE) $(UPGRADE) tests/support/outside/triton.in --output-file tests/support/outside/triton.txt
 	@$(COMPILE) $(UPGRADE) tests/support/outside/mlserver.in --output-file tests/support/outside/mlserver.txt
+	@$(COMPILE) $(UPGRADE) tests/support/outside/old_runtime.in --output-file tests/support/outside/old_runtime.txt
 	@for front in $(basename $(notdir $(wildcard converters/environments/*.in))); do \
 	  $(COMPILE) $(UPGRADE) converters/environments/$$front.in --output-file converters/environments/$$front.txt; done
 	@cd deploy/web && npm install --package-lock-only --no-save

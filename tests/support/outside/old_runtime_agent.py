@@ -1,6 +1,7 @@
 """The agent's own loading, probing, batching and answering, with the runtime and the numpy that this environment has.
 
-Arguments: a file with a plan, and one with requests, each a model with rows of numbers or the path of an image. Writes what was answered, and what was measured, as JSON.
+Arguments: a file with a plan, and one with requests, each a model with rows of numbers or the path of an image. Writes
+what was answered, and what was measured, as JSON.
 """
 
 import asyncio
