@@ -81,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     _add_application_parser(commands)
+    log = commands.add_parser("log", help="print the requests that were written down, one CloudEvent a line")
+    log.add_argument("--config", type=Path, required=True, metavar="FILE", help="the agent's settings")
+    log.add_argument("--model", metavar="NAME", help="of this model only")
     status = commands.add_parser("status", help="show who this device is and what it holds")
     status.add_argument("--state", type=Path, required=True, metavar="DIR", help="the agent's state folder")
     status.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form (%(default)s)")
@@ -126,6 +129,8 @@ def _do(asked: argparse.Namespace) -> int:
             return _serve(asked)
         case "application":
             return _application(asked)
+        case "log":
+            return _log(asked.config, asked.model)
         case _:
             return _status(asked.state.absolute(), as_json=asked.output == "json")
 
@@ -185,6 +190,18 @@ def _application(asked: argparse.Namespace) -> int:
     from agent.application_command import run
 
     return run(asked)
+
+
+def _log(config: Path, model: str | None) -> int:
+    from agent.config import load
+    from agent.serving import segments
+
+    prefix = f'"source":"/models/{model}/releases/'.encode() if model is not None else b""
+    for line in segments.lines(load(config, os.environ).request_log_dir):
+        if prefix in line:
+            sys.stdout.buffer.write(line)
+    sys.stdout.flush()
+    return EXIT_OK
 
 
 def _status(state_dir: Path, *, as_json: bool) -> int:

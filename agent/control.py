@@ -46,6 +46,7 @@ from agent.link.mqtt import (
     SealedPulse,
 )
 from agent.link.outbox import Outbox, OutboxTimes
+from agent.link.request_uploads import RequestUploads
 from agent.link.requests import BrokerRequests
 from agent.link.serving_lines import ServingLines
 from agent.serving.pool import serving_of
@@ -113,6 +114,7 @@ class Control:
             chance=self._chance,
         )
         self._grants = Grants(settings.grants_path)
+        self._uploads = RequestUploads(api, settings.request_log_dir, chance=self._chance)
         self._outbox: Outbox | None = None
         self._requests: BrokerRequests | None = None
         self._state = new_state(core_settings(settings, identity))
@@ -144,6 +146,7 @@ class Control:
                 group.create_task(self._keep_session())
                 group.create_task(self._keep_certificate())
                 group.create_task(self._keep_grants(executor))
+                group.create_task(self._uploads.run())
                 group.create_task(self._decide_all(executor, start))
         except* Stopped:
             _log.info("control_stopped")

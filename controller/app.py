@@ -179,7 +179,12 @@ def _tickers(ground: Ground, services: Services, device_tls: listeners.DeviceTls
             interval_s=_HOUSEKEEPING_S,
         ),
         Ticker(
-            {"telemetry": _Tick(services.telemetry.clear_out), "certificate": device_tls}, interval_s=_CLEARING_OUT_S
+            {
+                "telemetry": _Tick(services.telemetry.clear_out),
+                "requests": _Tick(services.requests.clear_out),
+                "certificate": device_tls,
+            },
+            interval_s=_CLEARING_OUT_S,
         ),
     ]
 

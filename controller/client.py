@@ -24,6 +24,7 @@ from controller.views import (
     DatasetView,
     DecisionView,
     DeviceView,
+    DriftView,
     ExportView,
     InviteView,
     Measured,
@@ -31,6 +32,7 @@ from controller.views import (
     Page,
     PlanView,
     ReleaseView,
+    RequestView,
     RolloutView,
     StatusView,
     UploadView,
@@ -278,6 +280,15 @@ class Client:
     async def set_request_log(self, body: object) -> ChangeView:
         """Set what of a model's requests a device or a cohort writes down."""
         return await self.post("/request-logs", body, ChangeView)
+
+    def request_log(self, device: str, *, model: str = "") -> AsyncIterator[RequestView]:
+        """Walk the requests that a device wrote down and sent, oldest first."""
+        of_model = f"?model={_part(model)}" if model else ""
+        return self.pages(f"/devices/{_part(device)}/request-log{of_model}", RequestView)
+
+    async def drift(self, device: str) -> list[DriftView]:
+        """Read what a device found of its requests in the last day, that which alarmed first."""
+        return await self.listed(f"/devices/{_part(device)}/drift", DriftView)
 
     async def rollouts(self) -> list[RolloutView]:
         """List the rollouts, newest first."""

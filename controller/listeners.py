@@ -14,9 +14,9 @@ from controller.fleet.device_routes import Certificate, DeviceApi, add_device_ro
 from controller.fleet.routes import endpoints as fleet_endpoints
 from controller.http.auth import load_or_create
 from controller.http.blob_routes import endpoints as blob_endpoints
-from controller.http.metadata_routes import endpoints as metadata_endpoints
 from controller.http.endpoint import MAX_BODY_BYTES, Endpoint, mount
 from controller.http.errors import problems
+from controller.http.metadata_routes import endpoints as metadata_endpoints
 from controller.http.openapi import document
 from controller.http.request_id import request_ids
 from controller.registry.export_routes import endpoints as export_endpoints
@@ -25,6 +25,7 @@ from controller.registry.routes import RegistryRoutes
 from controller.registry.routes import endpoints as registry_endpoints
 from controller.rollouts.routes import endpoints as rollout_endpoints
 from controller.status import StatusRoutes, api_endpoints, program_version, root_endpoints
+from controller.telemetry.routes import endpoints as telemetry_endpoints
 from controller.traffic.routes import endpoints as traffic_endpoints
 from controller.trust.tls import CertificateFiles, device_listener_context, peer_of
 from shared.errors import InvalidInputError
@@ -75,6 +76,7 @@ def api_table(ground: Ground, services: Services, status: StatusRoutes) -> tuple
         *fleet_endpoints(services.fleet),
         *rollout_endpoints(services.rollouts),
         *traffic_endpoints(services.traffic),
+        *telemetry_endpoints(services.telemetry, services.requests),
         *api_endpoints(status),
     )
 
@@ -87,6 +89,7 @@ def device_application(ground: Ground, services: Services) -> web.Application:
         desired=services.desired,
         pulse=services.pulse,
         targets=ground.publisher,
+        requests=services.requests,
         metadata_folder=ground.trust.repository.metadata_folder,
         blob_path=ground.blobs.path,
         peer=_certificate,

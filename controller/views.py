@@ -17,6 +17,25 @@ class Page(msgspec.Struct, frozen=True):
     next: str | None = None
 
 
+class RequestView(msgspec.Struct, frozen=True):
+    """One request that a device wrote down."""
+
+    event_id: str
+    event: msgspec.Raw
+    """A CloudEvent."""
+    received_at: datetime | None = None
+
+
+class DriftView(msgspec.Struct, frozen=True):
+    """How often a device looked at one figure of a release in the last day, and how often it found drift."""
+
+    model: str
+    release_id: str
+    figure: str
+    looks: int
+    alarms: int
+
+
 class UploadView(msgspec.Struct, frozen=True):
     """How much of a file has arrived."""
 

@@ -24,6 +24,7 @@ from controller.registry.measurements import Measurements
 from controller.registry.releases import Releases
 from controller.registry.service import Registry
 from controller.rollouts.service import RolloutService
+from controller.telemetry.requests import RequestRecords
 from controller.telemetry.service import TelemetryService
 from controller.traffic.service import TrafficService
 from controller.trust.broker_config import BrokerAccess
@@ -74,6 +75,7 @@ class Services:
     desired_publisher: DesiredPublisher
     pulse: PulseService
     telemetry: TelemetryService
+    requests: RequestRecords
     broker: BrokerLink
     ingest: Ingest
     dispatch: Dispatch
@@ -127,6 +129,7 @@ def wire(ground: Ground) -> Services:
         desired_publisher=DesiredPublisher(database=database, desired=desired, broker=broker),
         pulse=pulse,
         telemetry=telemetry,
+        requests=RequestRecords(database=database),
         broker=broker,
         ingest=_ingest(ground, broker, reports=(rollouts, measurements), desired=desired, telemetry=telemetry),
         dispatch=Dispatch(database=database, rollouts=rollouts, clock=clock),

@@ -107,6 +107,10 @@ class DeviceApi:
         _, body = await self._call("GET", "pulse")
         return body
 
+    async def send_requests(self, lines: bytes) -> None:
+        """Hand over requests that were written down; the same ones may be sent again. Raises as `session`."""
+        await self._call("POST", "request-log", body=lines)
+
     async def _call(
         self, method: str, endpoint: str, *, body: bytes | None = None, missing_is_fine: bool = False
     ) -> tuple[int, bytes]:

@@ -77,7 +77,8 @@ class RequestLog:
         ago = dt.timedelta(seconds=now_s - reply.ask.received_s)
         event = RequestEvent(
             source=f"/models/{split_line(reply.instance.slot.model)[0]}/releases/{reply.instance.slot.release_id}",
-            id=f"{self.boot_id}-{self._number}",
+            # Of fixed width, so that ids sort as they were written.
+            id=f"{self.boot_id}-{self._number:09d}",
             time=(self.clock.now() - ago).isoformat(timespec="microseconds").replace("+00:00", "Z"),
             data=record(reply, ready_s=ready_s, wish=wish, consent=consent),
         )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from controller.client import Client
-    from controller.views import DeviceView, SlotView
+    from controller.views import DeviceView, DriftView, SlotView
 
 app = typer.Typer(
     help="Devices: invite one, list them, look at one, label or remove one, divide its traffic.", no_args_is_help=True
@@ -65,10 +65,10 @@ def list_devices(
 def show(context: typer.Context, device: DeviceArgument, output: FormatOption = Format.TABLE) -> None:
     """Show one device: what it should run, what it says it runs, and why they differ."""
 
-    async def work(api: Client) -> tuple[DeviceView, Mapping[str, str]]:
-        return await api.device(device), await release_names(api)
+    async def work(api: Client) -> tuple[DeviceView, Mapping[str, str], list[DriftView]]:
+        return await api.device(device), await release_names(api), await api.drift(device)
 
-    found, names = session(context).run(work)
+    found, names, drift = session(context).run(work)
     if output is Format.JSON:
         show_json(found)
         return
@@ -84,6 +84,10 @@ def show(context: typer.Context, device: DeviceArgument, output: FormatOption = 
         say(f"traffic     {rule.model}: {rule_in_words(rule)}")
     for slot in found.slots:
         _say_slot(slot, names)
+    for figure in drift:
+        if figure.alarms:
+            looks = f"{figure.alarms} of {figure.looks} looks in the last day"
+            say(f"drift       {called(figure.release_id, names)}: {figure.figure} is unlike its reference ({looks})")
     say(f"why         {found.explanation or 'it runs what it should'}")
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from controller.cli.output import Format, FormatOption
 from controller.cli.scope import DryRunOption, NamesArgument, SelectorOption, YesOption, carry_out, scope_of
+from controller.cli.session import session
 
 if TYPE_CHECKING:
     from controller.client import Client
     from controller.traffic_views import ChangeView
 
 app = typer.Typer(
-    help="Samples of requests and answers, kept on devices: set, clear. Shown by `device traffic show`.",
+    help="Samples of requests and answers, kept on devices: set, clear, show. `device traffic show` tells what is set.",
     no_args_is_help=True,
 )
 
@@ -36,6 +38,22 @@ def set_log(
 ) -> None:
     """Have devices write down a sample of a model's requests, as far as the release consents."""
     _set(context, names, selector, rate=rate, upstream=upstream, dry_run=dry_run, yes=yes, output=output)
+
+
+@app.command()
+def show(
+    context: typer.Context,
+    device: Annotated[str, typer.Argument(metavar="DEVICE", help="Its name.")],
+    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Of this model only.")] = "",
+) -> None:
+    """Print the requests that a device sent, oldest first: one CloudEvent a line, as JSON."""
+
+    async def work(api: Client) -> None:
+        async for each in api.request_log(device, model=model):
+            sys.stdout.buffer.write(bytes(each.event) + b"\n")
+        sys.stdout.flush()
+
+    session(context).run(work)
 
 
 @app.command()

@@ -5,6 +5,7 @@ TLS verifies a certificate where one is shown, but lets a device in without one,
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass
 from functools import wraps
@@ -20,13 +21,14 @@ from shared.decoding import MALFORMED
 from shared.errors import InvalidInputError, NotFoundError
 from shared.hardware import DeviceHardware
 from shared.ids import BootId, DeviceId, InstallationId, Sha256, SiteId
+from shared.request_log import MAX_SEGMENT_BYTES
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from controller.fleet.ports import Broadcast, Sealed, TargetFiles
+    from controller.fleet.ports import Broadcast, RequestRecords, Sealed, TargetFiles
     from controller.fleet.service import FleetService
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -39,6 +41,7 @@ _SEALED = "application/vnd.dsse+json"
 _HASHED = re.compile(r"(?P<folder>(?:.*/)?)(?P<sha256>[0-9a-f]{64})\.(?P<name>[^/]+)")
 # A signing request and a description of the hardware; everything else a device sends here has no body.
 _MAX_BODY_BYTES = 32 * 1024
+_BODY_S = 60.0
 _IMMUTABLE = "public, max-age=31536000, immutable"
 _ETAG: web.RequestKey[str] = web.RequestKey("etag", str)
 
@@ -106,6 +109,7 @@ class DeviceApi:
     desired: Sealed
     pulse: Broadcast
     targets: TargetFiles
+    requests: RequestRecords
     metadata_folder: Path
     blob_path: Callable[[Sha256], Path]
     """Raises NotFoundError."""
@@ -119,6 +123,7 @@ def add_device_routes(app: web.Application, api: DeviceApi) -> None:
     app.router.add_post(f"{PREFIX}/enrol", routes.enrol)
     app.router.add_post(f"{PREFIX}/session", routes.known(routes.session))
     app.router.add_post(f"{PREFIX}/renew", routes.known(routes.renew))
+    app.router.add_post(f"{PREFIX}/request-log", routes.known(routes.request_log))
     app.router.add_get(f"{PREFIX}/desired", routes.known(routes.desired))
     app.router.add_get(f"{PREFIX}/pulse", routes.known(routes.pulse))
     app.router.add_get(PREFIX + "/tuf/metadata/{name}", routes.known(routes.metadata))
@@ -182,6 +187,11 @@ class _DeviceRoutes:
         """Return the newest sealed broadcast."""
         return web.Response(body=await self._api.pulse.sealed_pulse(), content_type=_SEALED)
 
+    async def request_log(self, request: web.Request, device: DeviceId) -> web.StreamResponse:
+        """Take in requests that the device wrote down; the same ones may be sent again."""
+        await self._api.requests.take(device, await _lines(request))
+        return web.Response(status=HTTPStatus.OK)
+
     async def metadata(self, request: web.Request, _device: DeviceId) -> web.StreamResponse:
         """Return one file of the TUF repository."""
         name = request.match_info["name"]
@@ -221,6 +231,18 @@ async def _body(request: web.Request, kind: type[T]) -> T:
         return msgspec.json.decode(await request.read(), type=kind)
     except MALFORMED as exc:
         raise InvalidInputError(field="body", problem=str(exc)) from exc
+
+
+async def _lines(request: web.Request) -> bytes:
+    """Read a body that may be larger than those that have a type of their own."""
+    body = bytearray()
+    # A device that stalls holds a connection of its own open, and no more than this.
+    async with asyncio.timeout(_BODY_S):
+        async for chunk in request.content.iter_chunked(64 * 1024):
+            body += chunk
+            if len(body) > MAX_SEGMENT_BYTES:
+                raise web.HTTPRequestEntityTooLarge(max_size=MAX_SEGMENT_BYTES, actual_size=len(body))
+    return bytes(body)
 
 
 def _json(reply: msgspec.Struct) -> web.Response:

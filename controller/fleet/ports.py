@@ -61,6 +61,14 @@ class Sealed(Protocol):
         ...
 
 
+class RequestRecords(Protocol):
+    """Requests that devices wrote down (telemetry)."""
+
+    async def take(self, device: DeviceId, lines: bytes) -> None:
+        """Keep what is new of a device's lines. Raises InvalidInputError."""
+        ...
+
+
 class Broadcast(Protocol):
     """The Pulse (desired)."""
 

@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shared.metrics import MetricKind, travels
+from shared.metrics import MetricKind, labelled, travels, unlabelled
 from shared.sketches import Sketch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from shared.ids import BootId, DeviceId, ModelName, ReleaseId
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 # Ten million requests a second for an hour: no window of a real device counts as much, and sums stay exact in JSON.
 _MAX_COUNT = 10**11
 _MAX_NAME = 63  # as wide as the columns
+# 65 classes, and twice as many figures of drift as inputs are watched one by one; with the names of people's classes.
+_MAX_COUNTS, _MAX_COUNT_NAME = 256, 256
 # 1 % accuracy from a nanosecond to a day takes fewer.
 _MAX_BINS = 4096
 
@@ -58,9 +61,39 @@ class Measured:
         return Measured(counts=counts, sketches=sketches)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FigureLooks:
+    """How often a device looked at one figure of a release, and how often it found drift."""
+
+    model: ModelName
+    release_id: ReleaseId
+    figure: str
+    looks: int
+    alarms: int
+
+
+def looks_in(totals: Mapping[SumKey, Mapping[str, int]]) -> list[FigureLooks]:
+    """Return what counts say of drift, those that alarmed first."""
+    found = [
+        FigureLooks(
+            model=key.model,
+            release_id=key.release_id,
+            figure=label,
+            looks=count,
+            alarms=counts.get(labelled("drift_alarms", label), 0),
+        )
+        for key, counts in totals.items()
+        for (row, label), count in ((unlabelled(name), count) for name, count in counts.items())
+        if row == "drift_looks" and count
+    ]
+    return sorted(found, key=lambda each: (not each.alarms, each.model, each.release_id, each.figure))
+
+
 def measured(series: Series) -> Measured | None:
     """Return what a series says, or None when it says what no recorder could have measured."""
-    if max(len(series.model), len(series.release_id)) > _MAX_NAME:
+    if max(len(series.model), len(series.release_id)) > _MAX_NAME or len(series.counts) > _MAX_COUNTS:
+        return None
+    if any(len(name) > _MAX_COUNT_NAME for name in series.counts):
         return None
     counts = {name: count for name, count in series.counts.items() if travels(name, MetricKind.COUNT)}
     sketches = {name: sketch for name, sketch in series.sketches.items() if travels(name, MetricKind.HISTOGRAM)}

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from controller.telemetry import store
-from controller.telemetry.measurements import Measured, SumKey, WindowKey, measured
+from controller.telemetry.measurements import Measured, SumKey, WindowKey, looks_in, measured
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from controller.db.engine import Database
     from controller.db.unit_of_work import UnitOfWork
     from controller.facts import SeenTelemetry
+    from controller.telemetry.measurements import FigureLooks
     from shared.ids import DeviceId
 
 _NOTHING = Measured(counts={}, sketches={})
+_DRIFT_OF = timedelta(days=1)
 # Devices' clocks differ; one that is further ahead than this is wrong.
 _CLOCK_AHEAD = timedelta(hours=1)
 
@@ -62,6 +64,11 @@ class TelemetryService:
     async def sums(self, uow: UnitOfWork, ids: Collection[DeviceId]) -> dict[SumKey, Measured]:
         """Return the running sums of every release on these devices."""
         return {key: total for key, (_, total) in (await store.sums(uow.session, ids)).items()}
+
+    async def drift(self, device: DeviceId) -> list[FigureLooks]:
+        """Return what a device found of its requests in the last day."""
+        async with self._database.unit_of_work() as uow:
+            return looks_in(await store.counts_since(uow.session, device, uow.clock.now() - _DRIFT_OF))
 
     async def clear_out(self) -> None:
         """Delete what is older than it is kept; for the ticker, hourly."""

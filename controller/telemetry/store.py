@@ -102,6 +102,20 @@ async def write_sums(session: AsyncSession, totals: Mapping[SumKey, tuple[int, M
     await upsert(session, SumRow, rows)
 
 
+async def counts_since(session: AsyncSession, device: DeviceId, since: datetime) -> dict[SumKey, dict[str, int]]:
+    """Return what a device's windows since then count together, by release."""
+    statement = sa.select(col(WindowRow.model), col(WindowRow.release_id), col(WindowRow.counts)).where(
+        col(WindowRow.device_id) == device, col(WindowRow.window_start) >= since
+    )
+    totals: dict[SumKey, dict[str, int]] = {}
+    for model, release, counts in (await session.execute(statement)).all():
+        key = SumKey(device_id=device, model=ModelName(model), release_id=ReleaseId(release))
+        total = totals.setdefault(key, {})
+        for name, count in counts.items():
+            total[name] = total.get(name, 0) + count
+    return totals
+
+
 async def forget(session: AsyncSession, *, windows_before: datetime, sums_before: datetime) -> None:
     """Delete what is older than anybody asks for."""
     await session.execute(sa.delete(WindowRow).where(col(WindowRow.window_start) < windows_before))

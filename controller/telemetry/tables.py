@@ -41,3 +41,16 @@ class SumRow(SQLModel, table=True):
     sketches: bytes = Field(sa_type=sa.LargeBinary)
     """Metric → sketch, as msgpack: bins are numbered, which JSON cannot say, and many."""
     updated_at: datetime = Field(sa_type=UtcDateTime, index=True)
+
+
+class RequestRow(SQLModel, table=True):
+    """One request that a device wrote down and may tell."""
+
+    __tablename__ = "telemetry_request"
+
+    device_id: str = Field(primary_key=True, max_length=_NAME)
+    event_id: str = Field(primary_key=True, max_length=80)
+    """Begins with the serving process, which is named by when it started, and ends with a number of fixed width."""
+    model: str = Field(max_length=_NAME)
+    received_at: datetime = Field(sa_type=UtcDateTime, index=True)
+    event: str = Field(sa_type=sa.Text)

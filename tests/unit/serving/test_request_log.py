@@ -62,7 +62,7 @@ async def test_request_is_written_as_a_cloud_event_without_a_word_of_its_caller(
     await watched(engine, wished(plan_of(watched_slot(tmp_path, consent=EVERYTHING))))
     await ask(engine, one_hot(3), headers={"authorization": "Bearer secret-key"})
     (event,) = await logged(engine, tmp_path / "log")
-    assert (event["specversion"], event["type"], event["id"]) == ("1.0", REQUEST_TYPE, "boot-1")
+    assert (event["specversion"], event["type"], event["id"]) == ("1.0", REQUEST_TYPE, "boot-000000001")
     assert event["source"] == f"/models/{MODEL}/releases/release-stable"
     assert event["time"].endswith("Z")
     data = event["data"]
@@ -186,7 +186,7 @@ async def test_full_disk_drops_records_counts_them_and_leaves_only_whole_lines(t
             log.write(reply, ready_s=reply.ask.received_s, wish=wish, consent=EVERYTHING)
     log.close()
     lines = list(segments.lines(folder))
-    assert [json.loads(line)["id"] for line in lines] == [f"boot-{number + 1}" for number in range(len(lines))]
+    assert [json.loads(line)["id"] for line in lines] == [f"boot-{number + 1:09d}" for number in range(len(lines))]
     assert log.dropped == {"disk_full": 10 - len(lines)}
     assert log.written == len(lines) > 0
     await engine.close()

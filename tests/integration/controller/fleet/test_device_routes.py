@@ -24,6 +24,7 @@ from controller.blobs import Blobs
 from controller.facts import PublishedFile
 from controller.fleet.device_routes import Certificate, DeviceApi, add_device_routes
 from controller.http.errors import problems
+from controller.telemetry.requests import RequestRecords
 from controller.trust.authority import Authority
 from controller.trust.installation import Publisher
 from controller.trust.tls import CertificateFiles, client_context, device_listener_context, peer_of
@@ -101,6 +102,7 @@ async def listening(tmp_path: Path) -> AsyncIterator[Listening]:
             desired=world.desired,
             pulse=world.pulse,
             targets=publisher,
+            requests=RequestRecords(database=database),
             metadata_folder=world.trust.repository.metadata_folder,
             blob_path=blobs.path,
             peer=holder_of,

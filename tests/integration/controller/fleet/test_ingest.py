@@ -269,6 +269,34 @@ async def test_telemetry_windows_add_up_to_running_sums(world: FleetWorld) -> No
     assert total.sketches["latency_ms"].mean == pytest.approx(2.0)
 
 
+async def test_drift_is_told_of_the_last_day_and_what_alarmed_first(world: FleetWorld) -> None:
+    device = await world.device("cam-1")
+
+    def window(start: timedelta, **counts: int) -> msgspec.Struct:
+        named = {name.replace("__", "/"): count for name, count in counts.items()}
+        series = {"model": DIGITS, "release_id": "r1", "counts": {"requests": 1, **named}}
+        return telemetry(start=NOW - start, series=(series,))
+
+    windows = [
+        window(timedelta(days=2), drift_looks__confidence=7, drift_alarms__confidence=7),
+        window(timedelta(hours=2), drift_looks__class=2, drift_looks__confidence=2, drift_alarms__confidence=1),
+        window(timedelta(hours=1), drift_looks__class=1, drift_looks__confidence=1, drift_alarms__confidence=1),
+    ]
+    await world.ingest.take([device.says(Channel.TELEMETRY, each) for each in windows])
+    found = await world.telemetry.drift(device.device_id)
+    assert [(each.figure, each.looks, each.alarms) for each in found] == [("confidence", 3, 2), ("class", 3, 0)]
+
+
+@pytest.mark.parametrize("counts", [{f"classes/{number}": 1 for number in range(300)}, {"classes/" + "x" * 300: 1}])
+async def test_series_with_more_or_longer_labels_than_any_recorder_has_is_refused(
+    world: FleetWorld, counts: dict[str, int]
+) -> None:
+    device = await world.device("cam-1")
+    series = {"model": DIGITS, "release_id": "r1", "counts": counts}
+    await world.ingest.take([device.says(Channel.TELEMETRY, telemetry(series=(series,)))])
+    assert world.ingest.dropped == {"implausible_telemetry": 1}
+
+
 async def test_telemetry_repeated_counts_once_however_it_comes(world: FleetWorld) -> None:
     device = await world.device("cam-1")
     window = measurements(requests=5)
