@@ -105,7 +105,9 @@ def to_json(value: Value | PipelineError, digits: int | None = None) -> Json:
         case PipelineError():
             return {"error": str(value), "reason": value.reason}
         case np.ndarray():
-            numbers: Json = (value if digits is None or value.dtype.kind != "f" else value.round(digits)).tolist()
+            # In 64 bits: a rounded float32 has other decimals again when it is written as a double.
+            is_rounded = digits is not None and value.dtype.kind == "f"
+            numbers: Json = (np.round(value.astype(np.float64), digits or 0) if is_rounded else value).tolist()
             return numbers
         case Areas():
             areas: list[Json] = [_area(each, digits) for each in value.areas]
