@@ -75,29 +75,28 @@ class RewardLedger:
     """The file. Every change is made under a lock between processes, and takes microseconds."""
 
     def __init__(self, descriptor: int | None, *, now_s: Callable[[], float]) -> None:
-        """Map the file, and begin it where it is new or another's; None: memory of this process alone.
+        """Map the file, which is whole; None: memory of this process alone.
 
         `now_s` is the monotonic clock, which all processes of a machine share.
         """
         self._descriptor, self._now_s = descriptor, now_s
-        with self._locked():
-            if descriptor is not None and not _is_whole(descriptor):
-                # Cut to nothing first: what it grows by is zeros, which take no room until they are written.
-                os.ftruncate(descriptor, 0)
-                os.ftruncate(descriptor, _SIZE)
-            self._map = mmap.mmap(-1 if descriptor is None else descriptor, _SIZE)
-            magic, key = _HEADER.unpack_from(self._map, 0)
-            if magic != _MAGIC:
-                key = os.urandom(_KEY_BYTES)
-                _HEADER.pack_into(self._map, 0, _MAGIC, key)
+        self._map = mmap.mmap(-1 if descriptor is None else descriptor, _SIZE)
+        if descriptor is None:
+            self._map[: _HEADER.size] = _fresh_header()
+        _, key = _HEADER.unpack_from(self._map, 0)
         # Keyed once: each reply's own costs half of that.
         self._keyed = blake2b(key=key, digest_size=_MAC_BYTES)
 
     @classmethod
     def open(cls, path: Path, *, now_s: Callable[[], float]) -> RewardLedger:
-        """Open the file of a device, 0600, or make it. Raises OSError."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.fchmod(descriptor, 0o600)
+        """Open the file of a device, or make it, 0600. Raises OSError."""
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # All processes start at once, and must come to the same file.
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            descriptor = _opened(path) or _made(path)
+        finally:
+            os.close(folder)
         return cls(descriptor, now_s=now_s)
 
     def close(self) -> None:
@@ -205,6 +204,34 @@ class RewardLedger:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
 
-def _is_whole(descriptor: int) -> bool:
-    """Whether the file is one of ours, and none that was cut."""
-    return os.fstat(descriptor).st_size == _SIZE and os.pread(descriptor, len(_MAGIC), 0) == _MAGIC
+def _fresh_header() -> bytes:
+    return _HEADER.pack(_MAGIC, os.urandom(_KEY_BYTES))
+
+
+def _opened(path: Path) -> int | None:
+    """Open the file, if there is one of ours and it was not cut."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    if os.fstat(descriptor).st_size == _SIZE and os.pread(descriptor, len(_MAGIC), 0) == _MAGIC:
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _made(path: Path) -> int:
+    """Make the file anew, beside whatever is there: who has that mapped would die of its being cut."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        # All of its room now: to write into a mapped page for which the disk has none ends the process.
+        os.posix_fallocate(descriptor, 0, _SIZE)
+        os.pwrite(descriptor, _fresh_header(), 0)
+        os.fsync(descriptor)
+        fresh.rename(path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from agent.serving.learning import Learning
 from agent.serving.rewards import (
     BUCKETS,
     REWARDED_WITHIN_S,
@@ -192,5 +193,29 @@ def test_sums_that_a_power_cut_left_half_written_count_as_nothing_known(
 def test_file_is_its_owners_alone(ledger: RewardLedger, tmp_path: Path) -> None:
     assert ledger.posterior(GREEN) == NOTHING_KNOWN
     assert (tmp_path / "rewards.bin").stat().st_mode & 0o777 == 0o600
-    # Sparse: a device that learns nothing spends a page on it.
-    assert (tmp_path / "rewards.bin").stat().st_blocks * 512 <= 32_768
+
+
+def test_file_has_all_of_its_room_on_the_disk_before_it_is_written_to(ledger: RewardLedger, tmp_path: Path) -> None:
+    """A mapped page that the disk has no room for ends the process that writes to it."""
+    assert ledger.posterior(GREEN) == NOTHING_KNOWN
+    found = (tmp_path / "rewards.bin").stat()
+    assert found.st_blocks * 512 >= found.st_size
+
+
+def test_process_that_holds_a_file_which_another_finds_cut_lives_on(
+    ledger: RewardLedger, tmp_path: Path, clock: Clock
+) -> None:
+    path = tmp_path / "rewards.bin"
+    data = bytearray(path.read_bytes())
+    data[:8] = b"another!"
+    path.write_bytes(bytes(data))
+    other = RewardLedger.open(path, now_s=clock)
+    assert ledger.reward(ledger.issue(BLUE, 1), 1.0)
+    assert other.posterior(BLUE) == NOTHING_KNOWN
+    other.close()
+
+
+def test_disk_without_room_costs_what_was_learned_and_no_answer(tmp_path: Path) -> None:
+    learning = Learning.of_device(tmp_path / "no such folder" / "rewards.bin")
+    reply_id = learning.ledger.issue(BLUE, 1)
+    assert not learning.ledger.reward(reply_id, 1.0)
