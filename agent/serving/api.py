@@ -211,13 +211,17 @@ async def read_body(request: web.Request) -> bytes:
 
     Raises:
         HTTPRequestTimeout: the caller dawdles.
+        HTTPRequestEntityTooLarge: at once, where the head says so.
         QueueFullError: too much is arriving already.
     """
     try:
         if request.content.is_eof():
             # It came with the head: a timer would cost more than it could tell.
             return await request.read()
-        with request.app[_BODIES].reading(request.content_length or MAX_BODY_BYTES):
+        size_bytes = MAX_BODY_BYTES if request.content_length is None else request.content_length
+        if size_bytes > MAX_BODY_BYTES:
+            raise web.HTTPRequestEntityTooLarge(max_size=MAX_BODY_BYTES, actual_size=size_bytes)
+        with request.app[_BODIES].reading(size_bytes):
             async with asyncio.timeout(_BODY_DEADLINE_S):
                 return await request.read()
     except TimeoutError as exc:

@@ -63,7 +63,9 @@ _MAX_FILES: Final = 65_536
 _log = structlog.get_logger(__name__)
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
+    """What a connection did last, and when (monotonic)."""
+
     since_s: float
     is_busy: bool
     has_asked: bool
@@ -75,17 +77,18 @@ class Connections:
     def __init__(self, *, limit: int | None = None) -> None:
         """Allow `limit` connections at once; by default, half of the files that the process may open."""
         self._limit = limit or min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
-        self._seen: dict[Connection, _Seen] = {}
+        self.seen: dict[Connection, Seen] = {}
+        """By connection; of closed ones until the next sweep."""
 
     def note(self, connection: Connection, *, is_busy: bool) -> None:
         """Remember that a request on this connection has begun, or has been answered."""
-        self._seen[connection] = _Seen(time.monotonic(), is_busy, has_asked=True)
+        self.seen[connection] = Seen(time.monotonic(), is_busy, has_asked=True)
 
     def sweep(self, connections: Collection[Connection], *, now_s: float) -> int:
         """End those that are silent, idle or busy for too long, and the longest idle of too many; returns how many."""
-        silent = _Seen(now_s, is_busy=False, has_asked=False)
+        silent = Seen(now_s, is_busy=False, has_asked=False)
         # Of closed ones nothing is kept.
-        self._seen = seen = {each: self._seen.get(each, silent) for each in connections}
+        self.seen = seen = {each: self.seen.get(each, silent) for each in connections}
         late = [each for each, was in seen.items() if now_s - was.since_s > _patience_s(was)]
         idle = sorted((each for each, was in seen.items() if not was.is_busy), key=lambda each: seen[each].since_s)
         surplus = idle[: max(0, len(seen) - self._limit)]
@@ -132,7 +135,7 @@ def raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _patience_s(seen: _Seen) -> float:
+def _patience_s(seen: Seen) -> float:
     if seen.is_busy:
         return BUSY_S
     return IDLE_S if seen.has_asked else SILENT_S
