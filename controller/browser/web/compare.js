@@ -166,7 +166,7 @@ function showVerdict(agreement) {
     : `${isSame ? "The same top answer" : "Another top answer"}, numbers differ by at most ${difference.toExponential(2)}`;
   verdict.classList.add(isSame ? "good" : "bad");
   page("explanation").textContent =
-    `On the same ${takesPictures(release.pipeline) ? "pixels" : "numbers"}, after decoding; ${count} outputs compared.`;
+    `On the same ${takesPictures(release.pipeline) ? "pixels, after decoding" : "numbers"}; ${count} outputs compared.`;
 }
 
 function rowsOf({ ours, theirs, agreement, whole }) {
@@ -177,11 +177,7 @@ function rowsOf({ ours, theirs, agreement, whole }) {
       ...(agreement[0].isSameTop ? [agreement[0].top, agreement[0].top] : [agreement[0].top, "another"]),
     ]);
   }
-  rows.push([
-    "Latency, model alone",
-    `${ours.ms.toFixed(2)} ms`,
-    theirs ? `${theirs.ms.toFixed(2)} ms with HTTP` : "–",
-  ]);
+  rows.push(["Latency, model alone", milliseconds(ours.ms), theirs ? `${milliseconds(theirs.ms)} with HTTP` : "–"]);
   (whole?.labels ?? []).forEach(({ label, score }, index) => {
     const other = whole.theirs?.[index];
     const what = index === 0 ? "From the file to labels" : "";
@@ -194,6 +190,11 @@ function rowsOf({ ours, theirs, agreement, whole }) {
     row.append(head, ...cells.map((text) => element("td", String(text))));
     return row;
   });
+}
+
+function milliseconds(value) {
+  // Browsers tell no finer times, so that pages cannot spy on each other.
+  return value < 0.1 ? "< 0.1 ms" : `${value.toFixed(2)} ms`;
 }
 
 function labelled(label, score) {

@@ -266,3 +266,11 @@ async def test_attack_page_asks_the_loopback_behind_a_users_back(served: Served,
     await served.engine.apply(plan(stable))
     status, _, _ = await served.post(INFER, infer_body(one_hot(3)), {"Origin": "https://evil.example"})
     assert status == 403
+
+
+async def test_pages_are_shown_without_a_key_and_name_no_model(wide: Opened, stable: SlotSpec) -> None:
+    await wide.engine.apply(plan(stable, granted("shop", MODEL)))
+    for path in ("/", "/try", "/web/page.css", "/openapi.json"):
+        status, body, _ = await wide.get(path)
+        assert status == 200, path
+        assert MODEL not in str(body), path

@@ -37,4 +37,4 @@ def test_count_without_reports_is_zero(tmp_path: Path) -> None:
 def test_prepare_unknown_part_is_refused_with_the_known_ones() -> None:
     run = subprocess.run([str(CI / "prepare"), "toaster"], check=False, capture_output=True, text=True, timeout=30)
     assert run.returncode == 2
-    assert "no such part: toaster (python, broker, database)" in run.stderr
+    assert "no such part: toaster (python, broker, database, node, browser)" in run.stderr
