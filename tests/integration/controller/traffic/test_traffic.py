@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlmodel import col
 
 from controller.db.audit import AuditEntryRow
+from controller.traffic.service import PAGE
 from shared.ids import RolloutId
 from shared.probe import ExecutionMode, ModelProbe, ThreadTiming
 from shared.topics import Channel
@@ -159,6 +160,30 @@ async def test_cohort_is_counted_first_and_names_who_cannot(world: FleetWorld, a
         assert "blue" in lines(await world.document(device))
     status, empty = await call(api, "POST", "/traffic", {**body, "cohort": "site=nowhere"})
     assert (status, "holds no device" in str(empty)) == (422, True)
+
+
+async def test_cohort_of_several_pages_is_counted_whole_and_names_the_first_hundred(
+    world: FleetWorld, api: aiohttp.ClientSession
+) -> None:
+    devices = PAGE + 1
+    for number in range(devices):
+        await world.fleet.register(f"cam-{number:03d}", site="north", labels={}, actor="operator")
+    _, done = await call(api, "POST", "/traffic", {"model": "digits", "cohort": "all", "variants": BLUE})
+    assert (done["devices"], done["refused"], done["changed"]) == (devices, devices, 0)
+    assert len(cast("list[Answer]", done["refusals"])) == 100
+
+
+async def test_device_that_would_be_told_too_much_is_refused_and_stays(
+    world: FleetWorld, api: aiohttp.ClientSession
+) -> None:
+    device = await running(world)
+    pins = {f"{number:03d}-{'x' * 250}": "main" for number in range(200)}
+    rule: Answer = {"arms": [{"variant": "main", "weight": 1}], "sticky_by": "key", "pins": pins}
+    status, why = await refused(api, rule=rule)
+    assert (status, "more than" in why) == (409, True), why
+    assert (await world.document(device)).generation == 1
+    _, many = await call(api, "POST", "/traffic", {"model": "digits", "cohort": "all", "rule": rule})
+    assert (many["refused"], many["changed"]) == (1, 0)
 
 
 async def test_change_is_audited_once_with_what_it_set(world: FleetWorld, api: aiohttp.ClientSession) -> None:
