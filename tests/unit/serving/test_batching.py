@@ -209,6 +209,19 @@ async def test_gathering_stops_where_callers_come_one_at_a_time_and_looks_again_
         if looked[-1]:
             await gathering.join(infer(1), "kind")
     assert 0 < sum(looked[16:]) <= 4
-    together = [gathering.join(infer(each), "kind") for each in (1, 2)]
-    await asyncio.wait(together)
+
+
+async def test_callers_who_come_together_again_are_found_by_the_next_look() -> None:
+    recorded = Recorded()
+    gathering = Gathering(recorded.batcher, asyncio.get_running_loop())
+    for _ in range(20):
+        if gathering.pays:
+            await gathering.join(infer(1), "kind")
+    recorded.sizes.clear()
+    for _ in range(2):
+        # As an instance does: joined while gathering pays, else answered on the spot.
+        joined = [gathering.join(infer(1), "kind") for _ in range(16) if gathering.pays]
+        if joined:
+            await asyncio.wait(joined)
     assert gathering.pays
+    assert recorded.sizes[-1] == 16
