@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from shared.errors import PipelineError
 from shared.runtime import image_ops
-from shared.steps import ColourMode, DecodeImage, ResizeImage
+from shared.steps import ChannelOrder, ColourMode, CropImage, DecodeImage, Fit, ResizeImage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -154,3 +154,68 @@ def test_resize_image_of_what_is_no_image_is_refused(image: Tensor) -> None:
 def test_resize_image_of_same_size_changes_nothing() -> None:
     image = pictures(1, 8, 8, 3)[0]
     assert image_ops.resize_image(image, ResizeImage(height=8, width=8)) is image
+
+
+def test_decode_image_upright_when_it_is_asked_to() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    pixels = np.zeros((40, 120, 3), np.uint8)
+    pixels[:, :60] = 255
+    Image.fromarray(pixels).save(buffer, "JPEG", exif=exif, quality=95)
+    picture = image_ops.decode_image(
+        buffer.getvalue(), DecodeImage(orient=True), image_ops.AtLeast(height=10, width=10)
+    )
+    # Stored lying on its side: its left half is on top of it.
+    assert picture.pixels.shape[0] == 3 * picture.pixels.shape[1]
+    assert picture.pixels[: len(picture.pixels) // 2].mean() > 250
+    assert (picture.frame.sent_width, picture.frame.sent_height) == (40, 120)
+
+
+def test_decode_image_over_the_steps_own_limit_is_refused() -> None:
+    with pytest.raises(PipelineError, match="larger than 99 pixels"):
+        image_ops.decode_image(encoded(pictures(1, 10, 10)[0]), DecodeImage(max_pixels=99), None)
+
+
+def test_letterbox_shows_the_whole_image_between_bars_of_one_colour() -> None:
+    step = ResizeImage(height=8, width=8, fit=Fit.LETTERBOX, fill=7)
+    made = image_ops.resize_image(np.full((4, 8, 3), 200, np.uint8), step)
+    assert made.shape == (8, 8, 3)
+    assert (made[2:6] == 200).all()
+    assert (made[:2] == 7).all()
+    assert (made[6:] == 7).all()
+
+
+def test_crop_to_a_ratio_is_pillows_fit() -> None:
+    image = pictures(1, 31, 57, 3)[0]
+    made = image_ops.resize_image(image, ResizeImage(height=10, width=12, fit=Fit.CROP))
+    theirs = ImageOps.fit(Image.fromarray(image), (12, 10), Image.Resampling.BILINEAR)
+    assert np.abs(made.astype(int) - np.asarray(theirs)).max() <= 1
+
+
+def test_crop_image_takes_the_middle_or_a_box() -> None:
+    image = pictures(1, 9, 12, 3)[0]
+    middle = image_ops.crop_image(image, CropImage(height=3, width=4)).pixels
+    np.testing.assert_array_equal(middle, image[3:6, 4:8])
+    box = image_ops.crop_image(image, CropImage(box=(0.25, 0.0, 0.75, 1 / 3))).pixels
+    np.testing.assert_array_equal(box, image[:3, 3:9])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2)])
+def test_crop_image_of_a_tiny_part_is_never_empty(size: tuple[int, int]) -> None:
+    part = image_ops.crop_image(np.zeros((*size, 3), np.uint8), CropImage(box=(0.99, 0.99, 1.0, 1.0))).pixels
+    assert min(part.shape) >= 1
+
+
+def test_crop_image_larger_than_the_image_is_the_items_fault() -> None:
+    with pytest.raises(PipelineError, match="too small to cut 4x3"):
+        image_ops.crop_image(np.zeros((2, 9, 3), np.uint8), CropImage(height=3, width=4))
+
+
+def test_colours_become_others_and_grey_as_pillow_says() -> None:
+    image = pictures(1, 5, 6, 3)[0]
+    np.testing.assert_array_equal(image_ops.change_colour(image, ChannelOrder.BGR), image[..., ::-1])
+    assert image_ops.change_colour(image, ChannelOrder.RGB) is image
+    grey = image_ops.change_colour(image, ChannelOrder.GREY)
+    np.testing.assert_array_equal(grey[..., 0], np.asarray(Image.fromarray(image).convert("L")))
+    np.testing.assert_array_equal(image_ops.change_colour(grey, ChannelOrder.RGB), np.repeat(grey, 3, axis=2))
