@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from shared.manifest import GoldenCheck
+    from shared.traffic import TrafficRule
     from tests.support.mosquitto import Mosquitto
 
 POLICY = ProbationPolicy(min_pairs=20, probation_s=1.0, max_flip_rate=0.2, max_latency_ratio=50.0)
@@ -135,7 +136,7 @@ class DeviceWorld:
             policy=POLICY,
         )
 
-    def desired(self, *models: DesiredModel) -> Desired:
+    def desired(self, *models: DesiredModel, traffic: tuple[TrafficRule, ...] = ()) -> Desired:
         """Return a Desired of the next generation."""
         self.generation += 1
         now = datetime.now(UTC)  # noqa: TID251 - the device reads the real clock
@@ -145,14 +146,14 @@ class DeviceWorld:
             key_fingerprint=self.identity.key_fingerprint,
             epoch=Epoch(1),
             generation=Generation(self.generation),
-            body=DesiredBody(models=models),
+            body=DesiredBody(models=models, traffic=traffic or msgspec.UNSET),
             issued_at=now,
             expires_at=now + timedelta(days=1),
         )
 
-    async def desire(self, *models: DesiredModel) -> None:
+    async def desire(self, *models: DesiredModel, traffic: tuple[TrafficRule, ...] = ()) -> None:
         """Seal, serve and publish what the device should run."""
-        await self.publish_desired(self.server.set_desired(self.desired(*models)))
+        await self.publish_desired(self.server.set_desired(self.desired(*models, traffic=traffic)))
 
     async def publish_desired(self, sealed: bytes) -> None:
         """Publish sealed bytes retained, whatever they are."""

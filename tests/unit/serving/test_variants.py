@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from agent.serving.exchange import Caller, CallProtocol
@@ -131,6 +131,24 @@ def test_every_point_lies_in_the_part_of_some_arm(weights: list[int], point: flo
     divided = division({f"v{number}": weight for number, weight in enumerate(weights)})
     assert divided.choose("", lambda: point).startswith("v")
     assert bounds_of(weights)[-1] == 1.0
+
+
+NAMES = ["main", "blue", "green", "red"]
+
+
+@given(
+    st.dictionaries(st.sampled_from(NAMES), st.integers(min_value=0, max_value=9), min_size=1),
+    st.sets(st.sampled_from(NAMES), min_size=1),
+    st.text(max_size=3),
+    st.integers(),
+)
+def test_whoever_is_chosen_can_answer_and_has_weight_if_any_that_can_has(
+    weights: dict[str, int], alive: set[str], value: str, seed: int
+) -> None:
+    assume(any(weights.values()) and alive & ({"main"} | set(weights)))
+    chosen = Division(rule(weights), alive=alive).choose(value, random.Random(seed).random)
+    assert chosen in alive
+    assert weights.get(chosen, 0) > 0 or not any(weights.get(name, 0) for name in alive)
 
 
 @given(st.text(max_size=40))
