@@ -28,7 +28,7 @@ _TEXTS = frozenset({HTML, TEXT, OPEN_METRICS, *PAGE_FILES})
 _PLACES = {
     "model": "A model's name",
     "version": "A version's number",
-    "label": "stable or canary",
+    "label": "stable, canary, or a variant's name",
     "file": "A name that a page asks for",
 }
 _SCHEME = "applicationKey"

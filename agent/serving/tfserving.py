@@ -1,8 +1,9 @@
 """TensorFlow Serving's REST API over the same engine, for callers that speak it already.
 
 Row format (`instances`) and column format (`inputs`), `:classify` and `:regress`, versions and labels. A label never
-names what is not loaded: `stable` is the release that was committed, `canary` the candidate once it may answer. Where a
-pipeline starts from an image, an instance is `{"b64": "…"}` with the encoded file.
+names what is not loaded: `stable` is the release that was committed, `canary` the candidate once it may answer, and a
+variant's name what answers for that. Where a pipeline starts from an image, an instance is `{"b64": "…"}` with the
+encoded file.
 Source: tensorflow/serving, docs/api_rest.md
 """
 
