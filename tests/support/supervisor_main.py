@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from agent.__main__ import read_settings, supervise
+from agent.__main__ import supervise
+from agent.doors import read_settings
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()

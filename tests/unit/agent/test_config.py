@@ -23,6 +23,12 @@ def test_config_file_alone_fills_the_rest_with_defaults(tmp_path: Path) -> None:
     assert read.serving_socket == tmp_path / "run" / "serving.sock"
 
 
+def test_config_of_several_serving_processes_gives_each_a_socket(tmp_path: Path) -> None:
+    read = config.load(_file(tmp_path, f'state_dir = "{tmp_path}"\nserving_processes = 3'), {})
+    assert [path.name for path in read.serving_sockets] == ["serving.sock", "serving-1.sock", "serving-2.sock"]
+    assert read.serving_socket == read.serving_sockets[0]
+
+
 def test_config_environment_wins_over_file(tmp_path: Path) -> None:
     path = _file(tmp_path, f'state_dir = "{tmp_path}"\nhttp_port = 1')
     read = config.load(path, {"LITEFLEET_AGENT_HTTP_PORT": "9000", "HOME": "/root"})
@@ -36,6 +42,10 @@ def test_config_environment_wins_over_file(tmp_path: Path) -> None:
         ("http_port = 70000", "http_port"),
         ('http_port = "many"', "http_port"),
         ("tick_s = 0", "tick_s"),
+        ("serving_processes = 0", "serving_processes"),
+        ("serving_processes = 2\ngrpc_port = 0", "grpc_port"),
+        ("model_memory_bytes = 0", "model_memory_bytes"),
+        ("idle_unload_s = 0", "idle_unload_s"),
         ('log_level = "loud"', "log_level"),
         ("= 1", "TOML"),
     ],

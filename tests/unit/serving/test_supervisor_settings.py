@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.__main__ import read_settings
 from agent.config import load
+from agent.doors import read_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +26,8 @@ def written(folder: Path, text: str) -> Path:
         ("http_port = 9000\n", {"LITEFLEET_AGENT_HTTP_PORT": "9001"}),
         ("", {"LITEFLEET_AGENT_STATE_DIR": "/elsewhere", "LITEFLEET_AGENT_HTTP_HOST": "::1"}),
         ("heartbeat_s = 5\n", {}),
+        ("serving_processes = 3\n", {}),
+        ("", {"LITEFLEET_AGENT_SERVING_PROCESSES": "2"}),
     ],
 )
 def test_supervisor_reads_its_settings_as_its_children_do(
@@ -36,6 +38,7 @@ def test_supervisor_reads_its_settings_as_its_children_do(
         monkeypatch.setenv(name, value)
     ours, theirs = read_settings(path), load(path, environ)
     assert (ours.state_dir, ours.host, ours.port) == (theirs.state_dir, theirs.http_host, theirs.http_port)
+    assert ours.processes == theirs.serving_processes
 
 
 @pytest.mark.parametrize(
