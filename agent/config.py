@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from agent.doors import check_opening
+from agent.doors import INFER_SOCKET, check_opening
 from agent.serving.cors import check_origins
 from agent.serving.sockets import numbered
 from shared.errors import InvalidInputError
@@ -125,6 +125,11 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def grants_path(self) -> Path:
         """The file of applications."""
         return self.applications_path or self.state_dir / "applications.json"
+
+    @property
+    def infer_path(self) -> Path:
+        """The unix socket of the inference API."""
+        return self.infer_socket or self.run_dir / INFER_SOCKET
 
     @property
     def identity_dir(self) -> Path:

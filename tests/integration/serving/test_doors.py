@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import stat
+import subprocess
+import sys
 from datetime import timedelta
 from http.client import HTTPConnection, HTTPSConnection
 from typing import TYPE_CHECKING
@@ -18,7 +21,7 @@ from tests.support import models
 from tests.support.grants import KEY, bearer, granted
 from tests.support.open_inference import Pair
 from tests.support.ports import LOOPBACK
-from tests.support.serving import MODEL, Device, infer_body, make_slot, one_hot, plan_of
+from tests.support.serving import MODEL, ROOT, Device, infer_body, make_slot, one_hot, plan_of
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -57,6 +60,13 @@ def asked_again(connection: HTTPConnection, headers: dict[str, str] | None = Non
     return answer.status
 
 
+def is_healthy(device: Device) -> bool:
+    """Whether the agent image's health check says so."""
+    command = [sys.executable, "deploy/containers/agent_health.py", str(device.config)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False).returncode == 0
+
+
 @pytest.fixture
 def device(tmp_path: Path) -> Iterator[Device]:
     with Device(tmp_path / "state") as one:
@@ -75,6 +85,9 @@ def test_unix_socket_stands_beside_loopback_for_the_group_alone(device: Device) 
     path = device.run / "infer.sock"
     assert asked(UnixConnection(path)) == 200
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    assert is_healthy(device)
+    device.stop()
+    assert not is_healthy(device)
 
 
 def test_unix_socket_of_a_setting_outlives_a_killed_supervisor(device: Device, tmp_path: Path) -> None:
@@ -107,6 +120,7 @@ def test_other_machines_are_answered_over_tls_with_a_key(device: Device, tmp_pat
     assert over_tls() == 401
     assert over_tls(bearer("wrong")) == 401
     assert asked(UnixConnection(device.run / "infer.sock")) == 200
+    assert is_healthy(device)
     plain = HTTPConnection(LOOPBACK, device.port, timeout=20)
     with pytest.raises((OSError, ssl.SSLError)):
         asked(plain)
