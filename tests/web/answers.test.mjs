@@ -1,7 +1,15 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { facts, inPlainWords, milliseconds, percent, rows, serverTimes } from "../../agent/serving/web/answers.js";
+import {
+  boxes,
+  facts,
+  inPlainWords,
+  milliseconds,
+  percent,
+  rows,
+  serverTimes,
+} from "../../agent/serving/web/answers.js";
 import { corners } from "../../agent/serving/web/picture.js";
 
 test("labels become rows in the device's order, with a share where the score is one", () => {
@@ -27,6 +35,28 @@ test("bare scores become the five best, named by their place", () => {
 
 test("an answer with nothing in it has no rows", () => {
   assert.deepEqual(rows({ labels: [], boxes: [] }), []);
+});
+
+test("boxes are found wherever an answer names them, and are rows too", () => {
+  const answer = { labels: [], answers: { detect: { left_eye: [{ label: "cat", score: 0.5, box: [1, 2, 3, 4] }] } } };
+  assert.deepEqual(boxes(answer), [{ label: "cat", score: 0.5, left: 1, top: 2, right: 3, bottom: 4 }]);
+  assert.deepEqual(rows(answer), [{ label: "cat", share: 0.5, text: "50.0 %" }]);
+});
+
+test("areas are boxes by their share, and labels of several models keep the name of theirs", () => {
+  const areas = { height: 9, width: 9, areas: [{ label: "road", share: 0.25, box: [0, 0, 9, 5], runs: [0, 45] }] };
+  const answer = {
+    labels: [],
+    answers: { segment: areas, small: [{ label: "car", score: 0.75 }], raw: [1, [2, null]] },
+  };
+  assert.deepEqual(
+    boxes(answer).map(({ label, score }) => [label, score]),
+    [["road", 0.25]],
+  );
+  assert.deepEqual(
+    rows(answer).map(({ label }) => label),
+    ["road", "small: car"],
+  );
 });
 
 test("boxes are placed by shares and by pixels alike", () => {

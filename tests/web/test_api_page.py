@@ -44,9 +44,8 @@ async def test_api_page_sends_an_operation_to_the_device_and_shows_the_answer(
     await page.click(f"{live} .opblock-summary-control")
     await page.until(f"document.querySelector('{live} .execute') !== null")
     await page.click(f"{live} .execute")
-    await page.until(
-        f"document.querySelector('{live} .live-responses-table tbody .response-col_status')?.innerText.startsWith('200')"
-    )
+    status = f"{live} .live-responses-table tbody .response-col_status"
+    await page.until(f"document.querySelector('{status}')?.innerText.startsWith('200')")
     assert page.complaints == []
 
 

@@ -6,11 +6,15 @@ import asyncio
 import io
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from shared.pipeline import ColourMode, DecodeImage, Normalise, PipelineSpec, ResizeImage, RunModel
+from shared.steps import BoxFormat, DetectBoxes, TensorMap
+from tests.support import models
 from tests.support.inference_api import picture
-from tests.support.serving import plan_of
+from tests.support.serving import make_slot, plan_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,6 +41,29 @@ def file_with(folder: Path, content: bytes, name: str = "picture.png") -> Path:
     path = folder / name
     path.write_bytes(content)
     return path
+
+
+def detector(releases: Path) -> SlotSpec:
+    """A detector that finds the same door and the same cat in every picture."""
+    door, cat = (0.3, 0.4, 0.3, 0.5, 0.9, 0.1), (0.7, 0.6, 0.4, 0.4, 0.2, 0.8)
+    model = models.dense_classifier(
+        np.zeros((4, 12), np.float32), np.array([*door, *cat], np.float32), input_shape=(2, 2, 1), softmax=False
+    )
+    steps = (
+        DecodeImage(colour=ColourMode.GREY),
+        ResizeImage(height=2, width=2),
+        Normalise(),
+        RunModel(),
+        TensorMap(reshape=(2, 6)),
+        DetectBoxes(format=BoxFormat.YOLO),
+    )
+    return make_slot(releases, model, pipeline=PipelineSpec(steps=steps, labels=("door", "cat")))
+
+
+def street() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (400, 200), (90, 90, 90)).save(out, "PNG")
+    return out.getvalue()
 
 
 async def test_picture_from_a_file_gets_labels_times_and_who_answered(page: Page, tmp_path: Path, shots: Path) -> None:
@@ -82,6 +109,25 @@ async def test_camera_sends_again_and_again_until_it_is_stopped(page: Page, shot
     await page.click("#camera")
     assert await page.evaluate("document.querySelector('#video').srcObject") is None
     assert page.complaints == []
+
+
+async def test_boxes_of_a_detector_are_drawn_into_the_picture(
+    browser: Chromium, device: Served, tmp_path: Path, shots: Path
+) -> None:
+    await device.engine.apply(plan_of(detector(tmp_path / "boxes"), serial=2))
+    opened = await browser.page()
+    await opened.goto(f"{device.url}/try")
+    await opened.until("!document.querySelector('#model').disabled")
+    await opened.choose("#file", file_with(tmp_path, street()))
+    await opened.until(f"{BEST} === 'door'")
+    assert "cat" in await opened.text("#labels")
+    assert await opened.evaluate("document.querySelector('#video').hidden")
+    await opened.screenshot(shots / "try-boxes.png")
+    drawn = "document.querySelector('#picture').getContext('2d').getImageData({}, {}, 1, 1).data.join()"
+    grey = "90,90,90,255"
+    # The left edge of the door, and a place in the middle of it.
+    assert await opened.evaluate(drawn.format(60, 70)) != grey
+    assert await opened.evaluate(drawn.format(120, 80)) == grey
 
 
 async def test_file_that_is_no_picture_is_refused_in_plain_words(page: Page, tmp_path: Path) -> None:

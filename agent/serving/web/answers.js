@@ -52,17 +52,41 @@ function plainly(status, reason) {
   }
 }
 
-/** The rows to show: labels, boxes, or the best of bare scores; `share` is within 0..1, or null. */
+/** The boxes that an answer names anywhere: `{label, score, left, top, right, bottom}`, in pixels or shares. */
+export function boxes(answer) {
+  return named(answer.answers)
+    .filter(({ entry }) => Array.isArray(entry.box))
+    .map(({ entry }) => {
+      const [left, top, right, bottom] = entry.box;
+      return { label: entry.label, score: entry.score ?? entry.share, left, top, right, bottom };
+    });
+}
+
+/** The rows to show: labels, or whatever else has a label and a score, or the best of bare scores. */
 export function rows(answer) {
-  if (answer.boxes?.length) {
-    return answer.boxes.map(({ label, score }) => row(label, score));
-  }
-  if (answer.labels?.length) {
-    return answer.labels.map(({ label, score }) => row(label, score));
+  const found = answer.labels?.length
+    ? answer.labels.map((entry) => ({ entry, path: "" }))
+    : named(answer.answers).map(({ entry, path }) => ({ entry, path: entry.box ? "" : path }));
+  if (found.length) {
+    return found.map(({ entry, path }) => row(path + entry.label, entry.score ?? entry.share));
   }
   const scores = (answer.scores ?? []).flat(Infinity).map((score, index) => ({ score, index }));
   scores.sort((one, other) => other.score - one.score || one.index - other.index);
   return scores.slice(0, MOST_SCORES).map(({ score, index }) => row(`output ${index}`, score));
+}
+
+/** Everything with a label and a score or a share in an answer of any shape, with the names that lead there. */
+function named(value, path = "") {
+  if (value === null || typeof value !== "object") {
+    return [];
+  }
+  if (typeof value.label === "string" && typeof (value.score ?? value.share) === "number") {
+    return [{ entry: value, path }];
+  }
+  if (Array.isArray(value)) {
+    return value.flatMap((each) => named(each, path));
+  }
+  return Object.entries(value).flatMap(([name, each]) => named(each, name === "areas" ? path : `${name}: `));
 }
 
 function row(label, score) {
@@ -123,12 +147,12 @@ export function facts({ answer, wholeMs, times, variant, unverified }, sent) {
 }
 
 function parts(times) {
-  const named = [
+  const timed = [
     ["waiting", times.queue],
     ["preparing", times.prepare],
     ["model", times.model],
   ];
-  const known = named.filter(([, value]) => value !== undefined);
+  const known = timed.filter(([, value]) => value !== undefined);
   return known.length ? ` (${known.map(([name, value]) => `${name} ${milliseconds(value)}`).join(", ")})` : "";
 }
 

@@ -1,6 +1,6 @@
 // The page `/try`: a picture from a file or the camera to a model of this device, and what it answers.
 
-import { Refused, facts, inPlainWords, rows, size } from "./answers.js";
+import { Refused, boxes, facts, inPlainWords, rows, size } from "./answers.js";
 import { Camera, Repeated } from "./camera.js";
 import { classify, listModels } from "./device.js";
 import { draw, readPicture, takeShot } from "./picture.js";
@@ -9,6 +9,7 @@ const page = (id) => document.getElementById(id);
 
 const camera = new Camera(page("video"));
 const repeated = new Repeated(sendShot);
+const NOTHING = "The model found nothing.";
 /** The last picture, to be sent again when another model is chosen. */
 let shown = null;
 /** Answers may overtake each other; only the one to the last picture is shown. */
@@ -103,9 +104,9 @@ async function sendShot() {
 }
 
 function showAnswer(reply, { blob, bitmap }) {
-  page("waiting").hidden = true;
-  const found = rows(reply.answer);
-  page("labels").replaceChildren(...found.map(labelRow));
+  page("labels").replaceChildren(...rows(reply.answer).map(labelRow));
+  page("waiting").textContent = NOTHING;
+  page("waiting").hidden = page("labels").hasChildNodes();
   const sent = `${bitmap.width} × ${bitmap.height}, ${size(blob.size)}`;
   const known = facts(reply, sent);
   if (repeated.isRunning) {
@@ -114,10 +115,14 @@ function showAnswer(reply, { blob, bitmap }) {
   page("facts").replaceChildren(...known.flatMap(([name, text]) => [element("dt", name), element("dd", text)]));
   page("whole-answer").hidden = false;
   page("json").textContent = JSON.stringify(reply.answer, null, 2);
-  if (!camera.isOn || reply.answer.boxes) {
-    draw(page("picture"), bitmap, reply.answer.boxes);
-    page("picture").hidden = false;
+  const found = boxes(reply.answer);
+  // A moving picture stands for itself, unless there is something to be drawn into it.
+  const isStill = !camera.isOn || found.length > 0;
+  if (isStill) {
+    draw(page("picture"), bitmap, found);
   }
+  page("picture").hidden = !isStill;
+  page("video").hidden = isStill;
 }
 
 function rate() {
@@ -152,6 +157,7 @@ function clearAnswer() {
   page("labels").replaceChildren();
   page("facts").replaceChildren();
   page("whole-answer").hidden = true;
+  page("waiting").textContent = "The answer will stand here.";
   page("waiting").hidden = false;
 }
 
