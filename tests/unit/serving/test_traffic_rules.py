@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 import time
@@ -20,7 +21,7 @@ from agent.serving.exchange import Ask, Caller, CallProtocol
 from agent.serving.learning import Learning
 from agent.serving.loading import load_slot, open_litert
 from agent.serving.requests import InferRequest, NamedTensor
-from agent.serving.resident import Asleep
+from agent.serving.residency import NO_LIMITS, Limits
 from agent.serving.rewards import RewardLedger
 from agent.serving.traffic_api import traffic_of
 from shared.errors import NotFoundError
@@ -43,12 +44,12 @@ BLUE, GREEN = line_of(MODEL, "blue"), line_of(MODEL, "green")
 class Bench:
     """An engine with releases whose answers tell which of them gave it: version N adds N to the position."""
 
-    def __init__(self, releases: Path) -> None:
+    def __init__(self, releases: Path, limits: Limits = NO_LIMITS) -> None:
         self._releases = releases
         self.rng = random.Random(11)
         learning = Learning(rng=self.rng, ledger=RewardLedger(None, now_s=time.monotonic))
         load = partial(load_slot, cores=1, open_interpreter=open_litert)
-        self.engine = Engine(boot_id=BootId("boot"), load=load, learning=learning)
+        self.engine = Engine(boot_id=BootId("boot"), load=load, learning=learning, limits=limits)
         self.serial = 0
 
     def slot(self, line: str, version: int) -> SlotSpec:
@@ -152,13 +153,15 @@ async def test_arm_that_cannot_be_loaded_costs_nobody_an_answer(bench: Bench) ->
     assert set(await bench.versions(50)) == {1}
 
 
-async def test_arm_that_cannot_be_loaded_again_costs_nobody_an_answer_and_is_tried_again(
-    bench: Bench, tmp_path: Path
-) -> None:
+async def test_arm_that_cannot_be_loaded_again_costs_nobody_an_answer_and_is_tried_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Limits(idle_unload_s=0.05))
     await bench.apply(bench.slot(MODEL, 1), bench.slot(BLUE, 2), rule=rule({MAIN: 1, "blue": 99}))
     blue = bench.engine.routes[MODEL].lines["blue"].primary
     assert blue is not None
-    blue.sleep(Asleep.EVICTED)
+    async with asyncio.TaskGroup() as group:
+        resting = group.create_task(bench.engine.unload_idle())
+        await wait_until_async(lambda: blue.instance is None, what="the idle arm is unloaded")
+        resting.cancel()
     away = tmp_path / "r2"
     away.rename(tmp_path / "away")
     with contextlib.suppress(ModelUnavailableError):
@@ -173,6 +176,7 @@ async def test_arm_that_cannot_be_loaded_again_costs_nobody_an_answer_and_is_tri
     await bench.versions(50)
     await wait_until_async(lambda: blue.instance is not None)
     assert 2 in await bench.versions(50)
+    await bench.engine.close()
 
 
 async def test_rule_of_variants_that_are_not_here_leaves_the_requests_to_the_main_one(bench: Bench) -> None:
