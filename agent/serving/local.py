@@ -21,6 +21,7 @@ from agent.serving.api import create_app
 from agent.serving.cors import check_origins
 from agent.serving.engine import Engine
 from agent.serving.loading import COMPONENTS_DIR, MANIFEST_FILE, MODEL_FILE, LoadedModel, load_model, open_litert
+from agent.serving.scrape import Scrape
 from agent.serving.sockets import listen_unix
 from agent.serving.traffic import Traffic
 from shared import manifest
@@ -143,7 +144,9 @@ async def _listen(
     undo: contextlib.AsyncExitStack, engine: Engine, name: ModelName, loading: LocalLoading, doors: LocalDoors
 ) -> None:
     traffic, access = Traffic(), Access(engine, origins=doors.cors_origins)
-    routes = protocols.routes(engine, unverified=UNVERIFIED, loading=loading)
+    started_ms = SystemClock().now().timestamp() * 1000
+    shown = Scrape(engine=engine, traffic=traffic, started_ms=started_ms)
+    routes = protocols.routes(engine, unverified=UNVERIFIED, loading=loading, shown=shown)
     runner = web.AppRunner(create_app(routes, traffic, access, unverified=UNVERIFIED), access_log=None)
     await runner.setup()
     undo.push_async_callback(runner.cleanup)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from array import array
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
 
-import numpy as np
-
 from agent.core.plan import PairStats, SeriesStats, Stats
 from agent.serving.comparison import PairTally
-from agent.serving.tally import NO_VALUE, ROWS_KEPT, Tally, count_all
+from agent.serving.tally import Tally
 from agent.serving.work import Work, summed
 from shared.metrics import CALLS, MetricKind, labelled
 from shared.sketches import Sketch
@@ -52,7 +49,6 @@ class Series:
         self.classes: dict[str, int] = {}
         self._tallies: dict[CallProtocol, Tally] = {}
         self._sketches = {name: Sketch() for name in _SKETCHES}
-        self._unanswered: array[float] = array("d")
 
     def answered(self, reply: Reply, *, ready_s: float) -> None:
         """Count a request that this release answered, ready to be sent at `ready_s` (monotonic)."""
@@ -78,9 +74,9 @@ class Series:
 
     def ran(self, outcome: Outcome) -> None:
         """Count a run that nobody got an answer from: control compares what it took, and no caller waited for it."""
-        self._unanswered.extend((outcome.invoke_ms, NO_VALUE if outcome.confidence is None else outcome.confidence))
-        if len(self._unanswered) >= 2 * ROWS_KEPT:
-            self._fold_unanswered()
+        self._sketches["invoke_ms"].add(outcome.invoke_ms)
+        if outcome.confidence is not None:
+            self._sketches["confidence"].add(outcome.confidence)
 
     @property
     def tallies(self) -> Mapping[CallProtocol, Tally]:
@@ -97,7 +93,6 @@ class Series:
     @property
     def sketches(self) -> dict[str, Sketch]:
         """The live sketches, by name."""
-        self._fold_unanswered()
         for tally in self._tallies.values():
             tally.fold(self._sketches)
         return self._sketches
@@ -115,14 +110,6 @@ class Series:
 
     def _begin(self, protocol: CallProtocol) -> Tally:
         return self._tallies.setdefault(protocol, Tally())
-
-    def _fold_unanswered(self) -> None:
-        if not self._unanswered:
-            return
-        invoke_ms, confidence = np.frombuffer(self._unanswered).reshape(-1, 2).T
-        self._unanswered = array("d")
-        count_all(self._sketches["invoke_ms"], invoke_ms)
-        count_all(self._sketches["confidence"], confidence[~np.isnan(confidence)])
 
 
 class Recorder:
