@@ -122,9 +122,7 @@ def wire(ground: Ground) -> Services:
         releases=releases,
         fleet=fleet,
         rollouts=rollouts,
-        traffic=TrafficService(
-            database=database, devices=Cohorts(), releases=releases, desires=desired, pulses=pulse, clock=clock
-        ),
+        traffic=_traffic(ground, releases=releases, desired=desired, pulse=pulse),
         desired=desired,
         desired_publisher=DesiredPublisher(database=database, desired=desired, broker=broker),
         pulse=pulse,
@@ -134,6 +132,17 @@ def wire(ground: Ground) -> Services:
         ingest=_ingest(ground, broker, reports=(rollouts, measurements), desired=desired, telemetry=telemetry),
         dispatch=Dispatch(database=database, rollouts=rollouts, clock=clock),
         deltas=_deltas(ground, rollouts=rollouts, desired=desired, releases=releases),
+    )
+
+
+def _traffic(ground: Ground, *, releases: Releases, desired: DesiredService, pulse: PulseService) -> TrafficService:
+    return TrafficService(
+        database=ground.database,
+        devices=Cohorts(),
+        releases=releases,
+        desires=desired,
+        pulses=pulse,
+        clock=ground.clock,
     )
 
 
