@@ -6,6 +6,8 @@ from enum import StrEnum
 from math import isfinite
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from shared import pipeline
 from shared.errors import InvalidInputError
 
@@ -53,7 +55,7 @@ def check_request(request: ConversionRequest) -> None:
     Raises:
         InvalidInputError: names the field.
     """
-    pipeline.check(request.pipeline)
+    _check_pipeline(request)
     if not request.schemes or len(set(request.schemes)) != len(request.schemes):
         raise InvalidInputError(field="schemes", problem="must name each wanted scheme once, and at least one")
     ids = [profile.profile_id for profile in request.profiles]
@@ -68,6 +70,22 @@ def check_request(request: ConversionRequest) -> None:
         raise InvalidInputError(field="batch", problem="must be at least 1", remedy="null leaves it free")
     if not request.max_search_s > 0:
         raise InvalidInputError(field="max_search_s", problem="must be more than 0")
+
+
+def _check_pipeline(request: ConversionRequest) -> None:
+    bend = pipeline.bend_of(pipeline.check(request.pipeline))
+    if bend:
+        raise InvalidInputError(
+            field="pipeline.steps",
+            problem=f"only a straight line from a request to one model's scores can be judged, and {bend}",
+            remedy="convert with the steps around the model alone; `release create --pipeline` takes the whole",
+        )
+    steps = [step for step in request.pipeline.steps if isinstance(step, pipeline.Normalise)]
+    is_per_channel = any(step.mean is not msgspec.UNSET or step.std is not msgspec.UNSET for step in steps)
+    if request.image_input and (len(steps) > 1 or is_per_channel):
+        remedy = "give one normalise step with scale and offset, or leave image_input"
+        problem = "only one scale and offset can be folded into the graph"
+        raise InvalidInputError(field="image_input", problem=problem, remedy=remedy)
 
 
 def _check_budget(budget: AccuracyBudget) -> None:

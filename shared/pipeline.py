@@ -8,20 +8,25 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from shared.errors import InvalidInputError
-from shared.pipeline_graph import Graph, Kind, resolve
+from shared.pipeline_graph import Graph, Kind, Source, resolve
 from shared.step_rules import check_parameters
 from shared.steps import (
+    Colour,
     ColourMode,
+    CropImage,
     DecodeAudio,
     DecodeImage,
+    Dequantise,
     FrameAudio,
     FrameContent,
     Normalise,
     Quantise,
     ResizeImage,
     RunModel,
+    Sigmoid,
     Softmax,
     Step,
+    TensorMap,
     TopLabels,
     given,
 )
@@ -41,6 +46,7 @@ __all__ = [
     "Softmax",
     "Step",
     "TopLabels",
+    "bend_of",
     "check",
     "component_names",
     "graph",
@@ -49,6 +55,8 @@ __all__ = [
     "takes_images",
 ]
 
+_BEFORE_MODEL = (ResizeImage, CropImage, Colour, Normalise, FrameAudio, Quantise, TensorMap)
+_AFTER_MODEL = (Dequantise, Softmax, Sigmoid)
 OWN_MODEL = ""
 """By which a `run_model` names the release's own model."""
 
@@ -125,6 +133,26 @@ def _check_surroundings(found: Graph) -> None:
                 raise InvalidInputError(field=field, problem=problem, remedy="let a run_model, and no other, take it")
         if isinstance(node.step, FrameAudio) and node.step.content is FrameContent.LOG_MELS:
             _check_mels(node.step, found, place, field)
+
+
+def bend_of(found: Graph) -> str:
+    """Return "" for a straight line from a request to the scores of one model, else which step makes it none."""
+    models = 0
+    for place, node in enumerate(found.nodes):
+        step, is_last = node.step, place == len(found.nodes) - 1
+        if node.sources != (Source(place=place - 1),):
+            return f"step {node.id} takes another value than that of the step before it"
+        if isinstance(step, RunModel):
+            models += 1
+            fits = models == 1 and len(given(step.outputs, (0,))) == 1
+        elif isinstance(step, DecodeImage | DecodeAudio):
+            fits = place == 0
+        else:
+            ends = bool(models) and is_last and isinstance(step, TopLabels)
+            fits = ends or isinstance(step, _AFTER_MODEL if models else _BEFORE_MODEL)
+        if not fits:
+            return f"step {node.id} has no place between a request and one model's scores"
+    return "" if found.answers == (len(found.nodes) - 1,) else "it has answers before its last step"
 
 
 def sample_rate_hz(found: Graph, place: int) -> int | None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shared.errors import PipelineError
-from shared.pipeline_graph import Source
 from shared.runtime import image_ops, ops
 from shared.runtime.audio_ops import decode_audio
 from shared.runtime.compiling import draft_size, tensor_op
@@ -18,16 +17,11 @@ from shared.steps import (
     DecodeAudio,
     DecodeImage,
     Dequantise,
-    FrameAudio,
-    Normalise,
-    Quantise,
     ResizeImage,
     RunModel,
     Sigmoid,
     Softmax,
     TensorMap,
-    TopLabels,
-    given,
 )
 
 if TYPE_CHECKING:
@@ -45,27 +39,7 @@ if TYPE_CHECKING:
 
 _BATCH = 32
 """Items in one invocation where the batch is free: a dense layer runs 3 times faster at 16, a convolution no faster."""
-_BEFORE = (ResizeImage, CropImage, Colour, Normalise, FrameAudio, Quantise, TensorMap)
 _AFTER = (Dequantise, Softmax, Sigmoid)
-
-
-def why_not(graph: Graph) -> str:
-    """Return "" for a straight line from a request to the scores of one model, else which step makes it none."""
-    models = 0
-    for place, node in enumerate(graph.nodes):
-        step, is_last = node.step, place == len(graph.nodes) - 1
-        if node.sources != (Source(place=place - 1),):
-            return f"step {node.id} takes another value than that of the step before it"
-        if isinstance(step, RunModel):
-            models += 1
-            fits = models == 1 and len(given(step.outputs, (0,))) == 1
-        elif isinstance(step, DecodeImage | DecodeAudio):
-            fits = place == 0
-        else:
-            fits = isinstance(step, _AFTER if models else _BEFORE) or (isinstance(step, TopLabels) and is_last)
-        if not fits:
-            return f"step {node.id} has no place between a request and one model's scores"
-    return "" if graph.answers == (len(graph.nodes) - 1,) else "it has answers before its last step"
 
 
 class Line:

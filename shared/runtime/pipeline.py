@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shared.errors import PipelineError
-from shared.pipeline import OWN_MODEL, check
+from shared.pipeline import OWN_MODEL, bend_of, check
 from shared.pipeline_graph import Graph, Kind
 from shared.runtime import ops
 from shared.runtime.compiling import Compiler
 from shared.runtime.frames import Frame, Picture
 from shared.runtime.item import Item
-from shared.runtime.line import Line, why_not
+from shared.runtime.line import Line
 from shared.runtime.values import Answer, LabelScore, Outputs
 from shared.steps import DecodeAudio, DecodeImage, TopLabels, given
 
@@ -55,7 +55,7 @@ class CompiledPipeline:
         models = interpreters if isinstance(interpreters, Mapping) else {OWN_MODEL: interpreters}
         graph = check(spec, [name for name in models if name != OWN_MODEL])
         self._graph, self._spec = graph, spec
-        self._bent = why_not(graph)
+        self._bent = bend_of(graph)
         """Why it is no straight line; empty when it is."""
         self._line = None if self._bent else Line(graph, models[OWN_MODEL])
         self._steps = () if self._line else Compiler(graph, spec.labels, models).compile()

@@ -10,6 +10,7 @@ from shared.hardware import GENERIC
 from shared.ids import ConversionId
 from shared.manifest import Scheme
 from shared.pipeline import MODEL_ONLY, PipelineSpec
+from shared.steps import BoxFormat, DecodeImage, DetectBoxes, Ensemble, Normalise, RunModel, Softmax, Step
 
 REQUEST = ConversionRequest(
     conversion_id=ConversionId("c"),
@@ -63,3 +64,24 @@ def test_fraction_never_falls_and_ends_at_one() -> None:
 def test_fraction_of_a_stage_keeps_within_it() -> None:
     assert plan.fraction(plan.Stage.SEARCH, 7.0) == plan.fraction(plan.Stage.GATE, 0.0)
     assert plan.fraction(plan.Stage.SEARCH, -1.0) == plan.fraction(plan.Stage.SEARCH, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ((RunModel(), DetectBoxes(format=BoxFormat.YOLO)), "step detect_boxes has no place"),
+        ((RunModel(id="m"), Softmax(), Ensemble(takes=("m", "softmax"))), "step ensemble takes another value"),
+        ((RunModel(), RunModel()), "step run_model_2 has no place"),
+    ],
+)
+def test_pipeline_that_could_not_be_judged_is_refused_by_the_name_of_its_step(
+    steps: tuple[Step, ...], said: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=said):
+        plan.check_request(msgspec.structs.replace(REQUEST, pipeline=PipelineSpec(steps=steps)))
+
+
+def test_normalisation_by_channel_cannot_be_folded_into_the_graph() -> None:
+    steps = (DecodeImage(), Normalise(mean=(1.0, 2.0, 3.0)), RunModel())
+    with pytest.raises(InvalidInputError, match="one scale and offset"):
+        plan.check_request(msgspec.structs.replace(REQUEST, pipeline=PipelineSpec(steps=steps), image_input=True))
