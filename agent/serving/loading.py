@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from agent.serving import allocator
 from agent.serving.batching import Batcher, is_rowwise
 from agent.serving.lane import Lane
 from agent.serving.probing import probe_model, zeros
@@ -107,6 +108,29 @@ def load_model(
     `components` are the other models that its pipeline runs, by name; every lane has its own of each. Raises
     ModelLoadError, PipelineError or InvalidInputError.
     """
+    loaded = _load(
+        model,
+        pipeline,
+        threads=threads,
+        cores=cores,
+        open_interpreter=open_interpreter,
+        recorded=recorded,
+        components=components or {},
+    )
+    allocator.give_back()
+    return loaded
+
+
+def _load(
+    model: bytes,
+    pipeline: PipelineSpec,
+    *,
+    threads: int,
+    cores: int,
+    open_interpreter: OpenInterpreter,
+    recorded: Sequence[list[Tensor]],
+    components: Mapping[str, bytes],
+) -> LoadedModel:
     example = recorded[0] if recorded else None
     probed = probe_model(
         partial(open_interpreter, model), threads=threads, cores=cores, example=example, may_join=is_rowwise(pipeline)
@@ -115,7 +139,7 @@ def load_model(
     timed = {each.batch: each.p50_ms for each in probe.by_batch}
 
     def lane(interpreter: Interpreter) -> Lane:
-        others = {name: open_interpreter(content, probe.threads) for name, content in (components or {}).items()}
+        others = {name: open_interpreter(content, probe.threads) for name, content in components.items()}
         return Lane(pipeline, {OWN_MODEL: interpreter, **others})
 
     def batcher(interpreter: Interpreter, buckets: Mapping[int, Interpreter]) -> Batcher:

@@ -6,7 +6,6 @@ measured at all. Measured beside requests that are being served, so that medians
 
 from __future__ import annotations
 
-import ctypes
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from agent.serving import allocator
 from shared.errors import LitefleetError
 from shared.probe import BatchTiming, ExecutionMode, ModelProbe, ThreadTiming
 
@@ -108,9 +108,7 @@ def own_bytes() -> int:
     Pages of files are left out: whether they are this process's alone changes with who else maps the same library. What
     the allocator has free is given back first; it would hide what is allocated next.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    allocator.give_back()
     try:
         lines = _SMAPS.read_text().splitlines()
     except OSError:

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from agent import config, logs
 from agent.doors import is_loopback
-from agent.serving import protocols
+from agent.serving import allocator, protocols
 from agent.serving.access import Access
 from agent.serving.api import create_app
 from agent.serving.boot import BootLedger
@@ -145,6 +145,7 @@ def main(*, open_interpreter: OpenInterpreter = open_litert) -> int:
         return os.EX_CONFIG
     logs.set_up(settings.log_level)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    allocator.keep_little()
     raise_file_limit()
     listeners = [socket.socket(fileno=fd) for fd in arguments.listen_fd]
     for listener in listeners:
