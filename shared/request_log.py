@@ -18,6 +18,10 @@ MAX_SEGMENT_BYTES: Final = 512 * 1024
 """Of one file of lines, which is also what one upload carries."""
 
 
+ENCODED: Final = "encoded"
+"""Name of each encoded image or sound of a request."""
+
+
 class LogConsent(msgspec.Struct, frozen=True, kw_only=True):
     """What a release allows of its requests; a release without it allows nothing."""
 
@@ -45,7 +49,7 @@ class LoggedTensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     name: str
     datatype: str
-    """numpy's name; `image` for an encoded one."""
+    """numpy's name; `bytes` for an encoded image or sound."""
     shape: tuple[int, ...]
     data: list[Any] | bytes | None = None
     """Numbers in nested lists, or the encoded bytes in base64."""

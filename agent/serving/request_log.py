@@ -15,6 +15,7 @@ from agent.serving.exposition import Sample
 from agent.serving.requests import ClassifyRequest
 from agent.serving.segments import BUDGET_BYTES, Segment
 from shared.request_log import (
+    ENCODED,
     MAX_RECORD_BYTES,
     MAX_SEGMENT_BYTES,
     LogConsent,
@@ -162,8 +163,10 @@ def record(reply: Reply, *, ready_s: float, wish: LogWish, consent: LogConsent) 
 def _inputs(request: Request, consent: LogConsent) -> tuple[LoggedTensor, ...]:
     if not isinstance(request, ClassifyRequest):
         return _tensors(request.inputs, allowed=consent.inputs, consent=consent)
-    size = len(request.encoded)
-    return (_logged("image", "image", (size,), request.encoded, size, allowed=consent.inputs, consent=consent),)
+    return tuple(
+        _logged(ENCODED, "bytes", (len(item),), item, len(item), allowed=consent.inputs, consent=consent)
+        for item in request.items
+    )
 
 
 def _tensors(given: Iterable[NamedTensor], *, allowed: bool, consent: LogConsent) -> tuple[LoggedTensor, ...]:

@@ -129,7 +129,7 @@ async def test_values_too_large_for_a_line_are_left_out_of_it(tmp_path: Path) ->
     assert len(json.dumps(event)) < MAX_RECORD_BYTES
 
 
-async def test_image_is_written_as_it_was_sent(tmp_path: Path) -> None:
+async def test_images_are_written_as_they_were_sent(tmp_path: Path) -> None:
     slot = watched_slot(
         tmp_path,
         model=models.one_hot_classifier(input_shape=(1, 10, 1)),
@@ -139,10 +139,10 @@ async def test_image_is_written_as_it_was_sent(tmp_path: Path) -> None:
     engine = watching_engine(log_in(tmp_path / "log"))
     await watched(engine, wished(plan_of(slot)))
     encoded = picture(3)
-    await ask(engine, ClassifyRequest(encoded=encoded))
+    await ask(engine, ClassifyRequest.of([encoded, picture(4)]))
     (event,) = await logged(engine, tmp_path / "log")
-    (given,) = event["data"]["inputs"]
-    assert (given["datatype"], given["shape"]) == ("image", [len(encoded)])
+    given, _ = event["data"]["inputs"]
+    assert (given["datatype"], given["shape"]) == ("bytes", [len(encoded)])
     assert msgspec.json.decode(json.dumps(given["data"]).encode(), type=bytes) == encoded
 
 
