@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.core.plan import SeriesStats, Stats
 from agent.link.telemetry import TelemetryWindow
 from shared.ids import BootId, ModelName, ReleaseId
 from shared.sketches import Sketch
+from shared.traffic import MAIN, line_of
 
 if TYPE_CHECKING:
     from shared.wire import Telemetry
@@ -62,6 +64,20 @@ def test_window_holds_what_was_added_since_the_one_before() -> None:
     assert (requests_in(first), requests_in(second)) == ({"r1": 10}, {"r1": 20})
     assert (second.window_start, second.window_s) == (at(60), 60.0)
     assert second.series[0].sketches["latency_ms"].count == 20
+
+
+def test_window_tells_a_release_once_whichever_variants_it_ran_as() -> None:
+    window = TelemetryWindow()
+    ran = [
+        SeriesStats(model=line_of(MODEL, variant), release_id=ReleaseId("r1"), counts={"requests": count})
+        for variant, count in ((MAIN, 10), ("blue", 5))
+    ]
+    for times, second in ((1, 0), (2, 60)):
+        grown = tuple(replace(each, counts={"requests": times * each.counts["requests"]}) for each in ran)
+        window.add(Stats(boot_id=BootId("a"), series=grown), at(second))
+        told = window.close(at(second + 30))
+        assert told is not None
+        assert [(each.model, each.counts["requests"]) for each in told.series] == [(MODEL, 15)]
 
 
 def test_window_without_anything_new_is_none() -> None:
