@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from agent.core.plan import SlotSpec
 
+LEAN = "tests.support.lean_serving"
 SMALL = np.array([[0.1, 0.2, 0.3, 0.4]], np.float32)
 WIDE = np.random.default_rng(1).random((1, 256)).astype(np.float32)
 
@@ -101,7 +102,7 @@ def cpu_us_of(work: Callable[[], object], *, seconds: float) -> float:
 @contextlib.contextmanager
 def serving(*slots: Callable[[Path], SlotSpec]) -> Iterator[tuple[Device, Server]]:
     """Run the supervisor with a serving process that holds these; nobody calls without a key there."""
-    with tempfile.TemporaryDirectory() as folder, Device(Path(folder) / "state") as device:
+    with tempfile.TemporaryDirectory() as folder, Device(Path(folder) / "state", serving=LEAN) as device:
         held = tuple(write(device.releases) for write in slots)
         device.write_boot(_plan(*held))
         device.start()
@@ -209,7 +210,7 @@ def start(effort: Effort) -> None:
     took = []
     request = made.json_request("mlp", SMALL)
     for _ in range(effort.rounds):
-        with tempfile.TemporaryDirectory() as folder, Device(Path(folder) / "state") as device:
+        with tempfile.TemporaryDirectory() as folder, Device(Path(folder) / "state", serving=LEAN) as device:
             held = made.slot(device.releases, "mlp", made.mlp())
             device.write_boot(Plan(serial=1, slots=(held,), routes=(Route(model=held.model, primary=held.release_id),)))
             answered = partial(_answers, device.port, request)
