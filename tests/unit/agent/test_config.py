@@ -55,6 +55,40 @@ def test_config_wrong_file_refused_by_name(tmp_path: Path, text: str, named: str
         config.load(_file(tmp_path, f'state_dir = "{tmp_path}"\n{text}'), {})
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('http_host = "0.0.0.0"', "set tls_certificate and tls_key"),
+        ('http_host = "192.0.2.1"\ntls_key = "/tls.key"', "tls_certificate is missing"),
+        ('http_host = "192.0.2.1"\ntls_certificate = "/tls.crt"', "tls_key is missing"),
+        ('tls_certificate = "/tls.crt"\ntls_key = "/tls.key"', "loopback address"),
+        ('http_host = "everywhere"', "everywhere"),
+        ('cors_origins = ["shop.example"]', "cors_origins"),
+        ('cors_origins = ["*", "https://shop.example"]', "stands alone"),
+    ],
+)
+def test_attack_config_that_opens_half_a_door_is_refused(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(InvalidInputError, match=named):
+        config.load(_file(tmp_path, f'state_dir = "{tmp_path}"\n{text}'), {})
+
+
+def test_config_with_a_certificate_opens_inference_wide(tmp_path: Path) -> None:
+    text = 'http_host = "0.0.0.0"\ntls_certificate = "/tls.crt"\ntls_key = "/tls.key"'
+    assert config.load(_file(tmp_path, f'state_dir = "{tmp_path}"\n{text}'), {}).is_wide
+    assert not config.load(_file(tmp_path, f'state_dir = "{tmp_path}"'), {}).is_wide
+
+
+def test_config_places_of_socket_and_applications_follow_the_state_folder(tmp_path: Path) -> None:
+    read = config.load(_file(tmp_path, f'state_dir = "{tmp_path}"'), {})
+    assert (read.infer_path, read.grants_path) == (tmp_path / "run" / "infer.sock", tmp_path / "applications.json")
+
+
+def test_config_origins_in_the_environment_are_parted_by_commas(tmp_path: Path) -> None:
+    environ = {"LITEFLEET_AGENT_CORS_ORIGINS": "https://shop.example,http://127.0.0.1:5173"}
+    read = config.load(_file(tmp_path, f'state_dir = "{tmp_path}"'), environ)
+    assert read.cors_origins == ("https://shop.example", "http://127.0.0.1:5173")
+
+
 def test_config_without_state_dir_refused() -> None:
     with pytest.raises(InvalidInputError, match="state_dir"):
         config.load(None, {})
