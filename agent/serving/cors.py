@@ -8,6 +8,7 @@ Source: https://fetch.spec.whatwg.org/#http-cors-protocol
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -39,6 +40,20 @@ def check_origins(origins: Sequence[str], *, field: str) -> None:
             raise InvalidInputError(field=field, problem=f"{origin!r} is no origin", remedy=remedy)
 
 
+def _is_of_this_machine(host: str) -> bool:
+    """Whether nobody but this machine can mean itself by a host.
+
+    Without TLS, a page can have its own name lead here (DNS rebinding), and then calls itself the server's own.
+    """
+    name = ""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name == "localhost"
+    return True
+
+
 def _origin_in(url: str) -> str:
     """Return the origin of a URL as browsers write it; empty for none."""
     try:
@@ -65,7 +80,9 @@ class Origins:
 
         The server's own pages may. `null` is what a browser says of a page that it will not name: a sandbox, a file.
         """
-        return not (ANY in self._listed or origin in self._listed or origin == f"{scheme}://{host}")
+        if ANY in self._listed or origin in self._listed:
+            return False
+        return origin != f"{scheme}://{host}" or not (scheme == "https" or _is_of_this_machine(host))
 
     def headers(self, origin: str) -> dict[str, str]:
         """Return what lets the page read an answer; nothing for an origin that is not listed."""

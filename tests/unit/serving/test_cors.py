@@ -63,3 +63,20 @@ def test_origin_that_is_not_listed_reads_nothing() -> None:
 )
 def test_pages_of_the_server_and_of_the_list_may_call(origin: str, *, is_refused: bool) -> None:
     assert Origins((PAGE,)).refuses(origin, scheme="http", host="127.0.0.1:8080") is is_refused
+
+
+@pytest.mark.parametrize(
+    ("scheme", "host", "is_refused"),
+    [
+        ("http", "127.0.0.1:8080", False),
+        ("http", "[::1]:8080", False),
+        ("http", "localhost:8080", False),
+        ("http", "localhost", False),
+        ("http", "evil.example:8080", True),
+        ("http", "localhost.evil.example", True),
+        ("http", "[bad", True),
+        ("https", "door-7.lan:8080", False),
+    ],
+)
+def test_attack_page_whose_name_leads_here_is_not_the_servers_own(scheme: str, host: str, *, is_refused: bool) -> None:
+    assert Origins().refuses(f"{scheme}://{host}", scheme=scheme, host=host) is is_refused
