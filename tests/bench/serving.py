@@ -212,7 +212,7 @@ def start(effort: Effort) -> None:
     for _ in range(effort.rounds):
         with tempfile.TemporaryDirectory() as folder, Device(Path(folder) / "state", serving=LEAN) as device:
             held = made.slot(device.releases, "mlp", made.mlp())
-            device.write_boot(Plan(serial=1, slots=(held,), routes=(Route(model=held.model, primary=held.release_id),)))
+            device.write_boot(_plan(held))
             answered = partial(_answers, device.port, request)
             began = time.monotonic()
             device.start()
