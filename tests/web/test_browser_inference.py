@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 LABELS = tuple("abcdefghij")
+COMMAND = "from controller.cli import main; main()"
 PICTURES = PipelineSpec(
     steps=(
         DecodeImage(colour=ColourMode.GREY),
@@ -110,7 +111,7 @@ async def trying(operator: Operator, *words: str) -> AsyncIterator[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LITEFLEET_")}
     told = {"LITEFLEET_URL": operator.url, "LITEFLEET_TOKEN_FILE": str(operator.token_file)}
     process = subprocess.Popen(  # noqa: ASYNC220 - starting takes no time; what it says is awaited
-        [sys.executable, "-u", "-c", "from controller.cli import main; main()", "model", "try", *words],
+        [sys.executable, "-u", "-c", COMMAND, "model", "try", *words],
         cwd=ROOT,
         env={**environment, **told, "HOME": str(operator.folder), "COLUMNS": "200"},
         stdout=subprocess.PIPE,
@@ -160,6 +161,12 @@ def photograph(folder: Path) -> Path:
     path = folder / "photograph.png"
     Image.fromarray(waves.clip(0, 255).astype(np.uint8)).convert("RGB").save(path)
     return path
+
+
+def run(*words: str) -> None:
+    """Run this Python to its end."""
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def node(script: str, *words: str, stdin: bytes = b"") -> bytes:
@@ -224,6 +231,44 @@ async def test_convolutional_release_agrees_on_a_picture_from_the_file_to_the_la
             assert float(here.split()[1]) == pytest.approx(float(there.split()[1]), abs=1e-5)
         await page.look(width=1280, height=844, dark=True)
         await page.screenshot(shots / "compare-picture.png")
+        assert page.complaints == []
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a trained network for handwritten digits, its data and its pipeline."""
+    folder = tmp_path_factory.mktemp("trained")
+    run("-m", "converters.examples.digits", "--out", str(folder))
+    return folder
+
+
+@pytest.fixture(params=["float32", "full_int8"])
+def converted(request: pytest.FixtureRequest, trained: Path, tmp_path: Path) -> tuple[bytes, PipelineSpec]:
+    """That network, converted; as whole numbers it takes the pixels as they are."""
+    source, data, declared = (str(trained / name) for name in ("model.keras", "data", "pipeline.json"))
+    words = ("--data", data, "--pipeline", declared, "--scheme", request.param, "--out", str(tmp_path / "converted"))
+    folded = ("--image-input",) if request.param == "full_int8" else ()
+    run("-c", COMMAND, "convert", source, *words, *folded)
+    pipeline = msgspec.json.decode(Path(declared).read_bytes(), type=PipelineSpec)
+    if folded:
+        # What is folded into the model is no longer a step before it.
+        steps = tuple(step for step in pipeline.steps if not isinstance(step, Normalise))
+        pipeline = msgspec.structs.replace(pipeline, steps=steps)
+    return (tmp_path / "converted" / "generic.tflite").read_bytes(), pipeline
+
+
+@pytest.mark.timeout(300)  # a real conversion is in it
+async def test_converted_network_runs_in_the_page_as_it_was_signed_and_agrees(
+    browser: Chromium, operator: Operator, converted: tuple[bytes, PipelineSpec], tmp_path: Path
+) -> None:
+    model, pipeline = converted
+    async with beside_a_device(operator, tmp_path, model, pipeline) as (url, _):
+        page = await seen(browser, url)
+        assert "as signed" in (await facts(page))["Batch"]
+        assert_agrees(await page.evaluate(VERDICT))
+        await page.choose("#file", photograph(tmp_path))
+        for here, there in await page.until(LAST_ROWS):
+            assert here.split()[0] == there.split()[0]
         assert page.complaints == []
 
 
