@@ -213,6 +213,8 @@ class ConsentView(msgspec.Struct, frozen=True):
     inputs: bool = False
     outputs: bool = False
     upstream: bool = False
+    redact: tuple[str, ...] = ()
+    """Names of tensors whose values are never written."""
 
 
 class ReleaseView(msgspec.Struct, frozen=True):

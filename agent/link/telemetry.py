@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from shared.metrics import unlabelled
 from shared.sketches import Sketch
 from shared.traffic import split_line
 from shared.wire import Series, Telemetry
@@ -61,9 +62,11 @@ class TelemetryWindow:
 
     def _count(self, sums: _Sums, series: SeriesStats, before: SeriesStats | None) -> None:
         for name, count in series.counts.items():
-            earlier = before.counts.get(name, 0) if before else 0
-            sums.counts[name] = sums.counts.get(name, 0) + max(count - earlier, 0)
+            added = max(count - (before.counts.get(name, 0) if before else 0), 0)
+            # A release has a few counts and perhaps dozens of classes, of which a minute sees a few.
+            if added or not unlabelled(name)[1]:
+                sums.counts[name] = sums.counts.get(name, 0) + added
         for name, sketch in series.sketches.items():
             earlier_sketch = before.sketches.get(name) if before else None
-            added = sketch.subtract(earlier_sketch) if earlier_sketch else sketch
-            sums.sketches.setdefault(name, Sketch()).merge(added)
+            fresh = sketch.subtract(earlier_sketch) if earlier_sketch else sketch
+            sums.sketches.setdefault(name, Sketch()).merge(fresh)

@@ -6,6 +6,7 @@ which drops what it does not get to.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
@@ -145,7 +146,8 @@ class Observer:
 
     def _serve(self) -> None:
         # On Linux a thread has a priority of its own.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         if self._log is not None:
             self._log.recover()
         while (job := self._take()) is not None:

@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 
 _CONSENTS = ("inputs", "outputs", "upstream")
+_HIDES = "hide:"
 
 ReleaseArgument = Annotated[
     str, typer.Argument(metavar="RELEASE", help="MODEL/NUMBER, or an id or its beginning or end.")
@@ -47,7 +48,8 @@ def create(
         typer.Option(metavar="NAME=RELEASE", help="A model of another release that the pipeline runs too; repeat."),
     ] = None,
     log_consent: Annotated[
-        str, typer.Option(metavar="inputs,outputs,upstream", help="What of requests devices may write down.")
+        str,
+        typer.Option(metavar="inputs,outputs,upstream,hide:TENSOR", help="What of requests devices may write down."),
     ] = "",
     output: FormatOption = Format.TABLE,
 ) -> None:
@@ -118,7 +120,8 @@ def show(context: typer.Context, release: ReleaseArgument, output: FormatOption 
         say(f"component {one.name}: {one.model} {short(one.release_id)}")
     if found.log_consent is not None:
         allowed = [name for name in _CONSENTS if getattr(found.log_consent, name)]
-        say(f"log       {', '.join(allowed) or 'shapes only'}")
+        hidden = [f"{_HIDES}{name}" for name in found.log_consent.redact]
+        say(f"log       {', '.join([*allowed, *hidden]) or 'shapes only'}")
     say("")
     show_table(
         ("SCHEME", "SIZE", "ACCURACY", "SOURCE", "SHA256", "PROFILES"),
@@ -157,6 +160,13 @@ def _consent(words: str) -> LogConsent | None:
     if not words:
         return None
     named = {word.strip() for word in words.split(",")}
+    hidden = {word for word in named if word.startswith(_HIDES)}
+    named -= hidden
     if unknown := sorted(named - set(_CONSENTS)):
         fail(f"--log-consent {', '.join(unknown)} is not of {', '.join(_CONSENTS)}", code=EXIT_USAGE)
-    return LogConsent(inputs="inputs" in named, outputs="outputs" in named, upstream="upstream" in named)
+    return LogConsent(
+        inputs="inputs" in named,
+        outputs="outputs" in named,
+        upstream="upstream" in named,
+        redact=tuple(sorted(word.removeprefix(_HIDES) for word in hidden)),
+    )

@@ -130,3 +130,20 @@ def test_windows_cut_anywhere_add_up(lives: list[list[int]], cuts: set[int]) -> 
             step += 1
     told += requests_in(window.close(at(step))).get("r1", 0)
     assert told == sum(sum(increments) for increments in lives)
+
+
+def test_classes_that_a_window_did_not_see_are_not_in_it() -> None:
+    def seen(**classes: int) -> Stats:
+        counts = {"requests": sum(classes.values()), **{f"classes/{name}": count for name, count in classes.items()}}
+        series = SeriesStats(model=MODEL, release_id=ReleaseId("r1"), counts=counts)
+        return Stats(boot_id=BootId("b1"), series=(series,))
+
+    window = TelemetryWindow()
+    window.add(seen(cat=3, dog=1), at(0))
+    first = window.close(at(60))
+    window.add(seen(cat=3, dog=2), at(61))
+    second = window.close(at(120))
+    assert first is not None
+    assert second is not None
+    assert first.series[0].counts == {"requests": 4, "classes/cat": 3, "classes/dog": 1}
+    assert second.series[0].counts == {"requests": 1, "classes/dog": 1}
