@@ -168,11 +168,11 @@ def test_release_created_with_pipeline_component_and_consent(
         '[[steps]]\ntype = "run_model"\nid = "other"\ntakes = ["request"]\nmodel = "finder"\n'
     )
     asked = ("release", "create", "gates/2", "--pipeline", str(pipeline), "--component", f"finder={releases[0].name}")
-    made = operator.must(*asked, "--log-consent", "inputs,upstream", "-o", "json").read(ReleaseView)
+    made = operator.must(*asked, "--log-consent", "inputs,upstream,hide:name", "-o", "json").read(ReleaseView)
     assert made.release_id != releases[1].release_id
     told = operator.must("release", "show", made.release_id[-8:]).out
     assert f"component finder: gates {releases[0].release_id[-8:]}" in told
-    assert "log       inputs, upstream" in told
+    assert "log       inputs, upstream, hide:name" in told
     assert operator.types(*asked, "--log-consent", "everything").code == 2
     missing = operator.types("release", "create", "gates/2", "--pipeline", str(pipeline))
     assert (missing.code, "no component 'finder'" in missing.err) == (2, True)
