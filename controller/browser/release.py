@@ -57,11 +57,10 @@ async def fetch(api: Client, ground: Ground, release: ReleaseView, *, scheme: st
         InvalidInputError: there is no artifact of that scheme.
         ApiError, UnreachableError: the controller refuses, or does not answer.
     """
-    manifest_path = manifest.manifest_path(ReleaseId(release.release_id))
-    first = next(iter(release.artifacts), None)
-    paths = (manifest_path, *(manifest.artifact_path(Sha256(one.sha256)) for one in release.artifacts))
-    if first is None:
+    if not release.artifacts:
         raise InvalidInputError(field="release", problem=f"{release.name} has no artifact")
+    manifest_path = manifest.manifest_path(ReleaseId(release.release_id))
+    paths = (manifest_path, *(manifest.artifact_path(Sha256(one.sha256)) for one in release.artifacts))
     vouched = await signatures.look_up(
         url=ground.url, token=ground.token, folder=ground.folder, paths=paths, root=ground.root
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -86,10 +87,13 @@ async def look_up(*, url: str, token: str, folder: Path, paths: tuple[str, ...],
 
 
 def _look_up(url: str, token: str, folder: Path, paths: tuple[str, ...], root: Path | None) -> Vouched:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     fetcher = _ApiFetcher(token)
-    is_first = root is None and not (folder / _ROOT).exists()
     bootstrap = root.read_bytes() if root is not None else None
+    if bootstrap is not None:
+        # What follows from a root that somebody names is remembered apart: the wrong file must spoil nothing.
+        folder /= f"root-{hashlib.sha256(bootstrap).hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    is_first = bootstrap is None and not (folder / _ROOT).exists()
     if is_first:
         bootstrap = b"".join(fetcher.fetch(f"{url}1.{_ROOT}"))
     updater = Updater(
@@ -99,7 +103,7 @@ def _look_up(url: str, token: str, folder: Path, paths: tuple[str, ...], root: P
         # TUF 5.3 to 5.6; rollback, freeze and mix-and-match are refused here.
         updater.refresh()
         found = {path: updater.get_targetinfo(path) for path in paths}
-    except RepositoryError:
+    except (RepositoryError, DownloadError):
         if is_first:
             # What did not hold was not believed, and must not be the root of what comes next.
             with contextlib.suppress(OSError):

@@ -35,7 +35,13 @@ def try_model(
         str, typer.Option("--scheme", help="Which artifact; default: the one that the device runs.")
     ] = "",
     root: Annotated[
-        Path | None, typer.Option("--root", help="File with the repository's root; default: the one believed before.")
+        Path | None,
+        typer.Option(
+            "--root",
+            exists=True,
+            dir_okay=False,
+            help="File with the repository's root; default: the one believed before.",
+        ),
     ] = None,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Loopback port of the page; 0: any.")] = 0,
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in this machine's browser.")] = False,

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from controller.views import ReleaseView
+from shared import manifest
 from shared.pipeline import (
     MODEL_ONLY,
     ColourMode,
@@ -311,9 +312,29 @@ def test_release_whose_signatures_do_not_hold_is_not_shown(operator: Operator) -
     number = release(operator, models.random_classifier(20, 10, seed=3))
     root = operator.folder / "other-root.json"
     root.write_bytes(TufRepository(director_keys={}, installation_id="another").metadata["1.root.json"])
-    refused = operator.types("model", "try", MODEL, "--release", str(number), "--root", str(root))
+    words = ("--release", str(number), "--root", str(root))
+    refused = operator.types("model", "try", MODEL, *words, HOME=str(operator.folder))
     assert refused.code == 1
     assert "the signatures do not hold" in refused.err
+
+
+def test_attack_artifact_changed_on_the_controllers_disk_is_not_shown(operator: Operator) -> None:
+    model = models.random_classifier(20, 10, seed=4)
+    number = release(operator, model)
+    [kept] = [path for path in operator.token_file.parent.rglob(f"*{manifest.digest(model)}*") if path.is_file()]
+    kept.chmod(0o600)
+    kept.write_bytes(model[:-1] + bytes([model[-1] ^ 1]))
+    refused = operator.types("model", "try", MODEL, "--release", str(number), HOME=str(operator.folder))
+    assert refused.code == 1
+    assert "is not what was signed" in refused.err
+
+
+def test_try_of_a_scheme_that_the_release_lacks_names_those_that_it_has(operator: Operator) -> None:
+    number = release(operator, models.random_classifier(20, 10, seed=3))
+    words = ("--release", str(number), "--scheme", "full_int8")
+    refused = operator.types("model", "try", MODEL, *words, HOME=str(operator.folder))
+    assert refused.code == 1
+    assert "one of float32" in refused.err
 
 
 @pytest.mark.parametrize("model", [models.random_classifier(20, 10, seed=3, batch=-1), drawn_networks.convolutional()])
