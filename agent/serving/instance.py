@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from functools import partial
@@ -15,6 +14,7 @@ from agent.serving.requests import InferRequest, Outcome, Request
 from agent.serving.workers import SHADOW_QUEUE_LENGTH, Workers
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Iterator
 
     from agent.core.plan import SlotSpec
@@ -90,11 +90,11 @@ class Instance:
             return await self._gathering.join(request, kind)
         settled: asyncio.Future[Outcome] = self._loop.create_future()
         self._workers.submit(request, partial(settle, settled), deadline_s=deadline_s, alone=alone)
+        timer = self._loop.call_later(deadline_s - time.monotonic(), _expire, settled)
         try:
-            async with asyncio.timeout(deadline_s - time.monotonic()):
-                return await settled
-        except TimeoutError:
-            raise DeadlinePassedError from None
+            return await settled
+        finally:
+            timer.cancel()
 
     def run_shadow(self, request: Request, done: Done, *, limit: int = SHADOW_QUEUE_LENGTH) -> bool:
         """Run it when a worker is idle, and call `done` on the loop; returns False when it was dropped at once."""
@@ -134,3 +134,8 @@ class Instance:
         self._users -= 1
         if self.is_closed:
             self._workers.close()
+
+
+def _expire(settled: asyncio.Future[Outcome]) -> None:
+    if not settled.done():
+        settled.set_exception(DeadlinePassedError())
