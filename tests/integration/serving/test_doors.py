@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import ssl
 import stat
 import subprocess
@@ -15,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from typing_extensions import override
 
 from tests.support import models
 from tests.support.grants import KEY, bearer, granted
 from tests.support.open_inference import Pair
 from tests.support.ports import LOOPBACK
 from tests.support.serving import MODEL, ROOT, Device, infer_body, make_slot, one_hot, plan_of
+from tests.support.unix_http import UnixConnection
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -31,20 +30,6 @@ if TYPE_CHECKING:
 
 INFER = f"/v2/models/{MODEL}/infer"
 LASTING = timedelta(days=1)
-
-
-class UnixConnection(HTTPConnection):
-    """HTTP by a unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=20)
-        self._path = path
-
-    @override
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(20)
-        self.sock.connect(str(self._path))
 
 
 def asked(connection: HTTPConnection, headers: dict[str, str] | None = None) -> int:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import stat
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from tests.support import models
 from tests.support.ports import LOOPBACK, accepts_connections, free_port
 from tests.support.programs import stop_process
 from tests.support.serving import ROOT, http, infer_body, make_slot, one_hot
+from tests.support.unix_http import UnixConnection
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -24,9 +26,10 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def served(path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def served(path: Path, *more: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     port = free_port()
     command = [sys.executable, "-m", "agent.cli", "serve", str(path), "--name", "local", "--http-port", str(port)]
+    command += more
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
     try:
         wait_until(lambda: process.poll() is not None or accepts_connections(port), what="it serves or ends")
@@ -56,6 +59,28 @@ def test_local_release_folder_is_served_through_its_pipeline(tmp_path: Path) -> 
     with served(tmp_path / slot.release_id) as (url, _):
         described = http(f"{url}/v2/models/local").body
         assert [output["name"] for output in described["outputs"]] == ["scores"]
+
+
+def test_local_file_is_served_by_a_unix_socket_too_and_to_listed_pages(tmp_path: Path) -> None:
+    path, page = tmp_path / "mine.tflite", "http://127.0.0.1:5173"
+    path.write_bytes(models.one_hot_classifier())
+    unix_socket = tmp_path / "infer.sock"
+    with served(path, "--unix-socket", str(unix_socket), "--cors-origin", page):
+        wait_until(unix_socket.exists, what="the unix socket is there")
+        with contextlib.closing(UnixConnection(unix_socket)) as connection:
+            connection.request("GET", "/v2/models/local", headers={"Origin": page})
+            answer = connection.getresponse()
+            answer.read()
+        assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (200, page)
+        assert stat.S_IMODE(unix_socket.stat().st_mode) == 0o660
+
+
+def test_local_unix_socket_never_takes_the_place_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.tflite"
+    path.write_bytes(models.one_hot_classifier())
+    with pytest.raises(InvalidInputError, match="is a file"):
+        serve_file(path, name="local", doors=LocalDoors(http_port=0, unix_socket=path))
+    assert path.stat().st_size
 
 
 def test_local_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
