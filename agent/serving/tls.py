@@ -37,7 +37,7 @@ class ServerCertificate:
     def __init__(self, certificate: Path, key: Path) -> None:
         """Take where they are; nothing is read before `refresh`, and until then every handshake fails."""
         self._files = (certificate, key)
-        self._seen: tuple[tuple[int, int, int], ...] = ()
+        self._seen: tuple[tuple[int, int, int], ...] | None = ()
         self._newest: ssl.SSLContext | None = None
         self.pair: CertificatePair | None = None
         """None before the first that could be used."""
@@ -47,10 +47,12 @@ class ServerCertificate:
 
     def refresh(self) -> bool:
         """Take a new pair, if the files have changed and hold one; returns whether."""
+        seen = self._look()
+        if seen == self._seen:
+            return False
+        # Whatever comes of it: the same files are not read, and complained of, every few seconds.
+        self._seen = seen
         try:
-            seen = tuple(_mark(path) for path in self._files)
-            if seen == self._seen:
-                return False
             pair = CertificatePair(*(path.read_bytes() for path in self._files))
             context = _server_context()
             with _as_file(pair.certificate) as certificate, _as_file(pair.key) as key:
@@ -59,9 +61,16 @@ class ServerCertificate:
             # ssl.SSLError is an OSError.
             _log.error("certificate_not_used", certificate=str(self._files[0]), key=str(self._files[1]), error=str(exc))
             return False
-        self._seen, self._newest, self.pair = seen, context, pair
+        self._newest, self.pair = context, pair
         _log.info("certificate_in_use", certificate=str(self._files[0]))
         return True
+
+    def _look(self) -> tuple[tuple[int, int, int], ...] | None:
+        """Return what differs when a file has been written, replaced or opened to us; None while one is missing."""
+        try:
+            return tuple(_mark(path) for path in self._files)
+        except OSError:
+            return None
 
     async def watch(self) -> Never:
         """Refresh whenever the files change, for as long as the process lives."""
@@ -87,9 +96,9 @@ def _server_context() -> ssl.SSLContext:
 
 
 def _mark(path: Path) -> tuple[int, int, int]:
-    """Return what differs when a file has been written or replaced."""
     found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    # Not the time of the last change of its content: another mode may be all that was missing.
+    return found.st_ino, found.st_size, found.st_ctime_ns
 
 
 def _no_passphrase() -> str:

@@ -16,8 +16,8 @@ import msgspec
 import pytest
 
 from tests.support import models
+from tests.support.certificates import Pair
 from tests.support.grants import KEY, bearer, granted
-from tests.support.open_inference import Pair
 from tests.support.ports import LOOPBACK
 from tests.support.serving import MODEL, ROOT, Device, infer_body, make_slot, one_hot, plan_of
 from tests.support.unix_http import UnixConnection
