@@ -64,7 +64,7 @@ test("a straight pipeline of pictures is run in the page, and one that says more
   assert.match(whyNot({ steps: [{ type: "decode_audio" }] }), /decode_audio is the device's/);
   const fitted = [STRAIGHT.steps[0], { ...STRAIGHT.steps[1], fit: "cover" }, ...STRAIGHT.steps.slice(2)];
   assert.match(whyNot({ steps: fitted }), /fit of the step resize_image/);
-  assert.match(whyNot({ steps: STRAIGHT.steps.toReversed() }), /is the device's/);
+  assert.match(whyNot({ steps: [...STRAIGHT.steps].reverse() }), /is the device's/);
 });
 
 const FED = { name: "image", dtype: "float32", shape: [1, 1, 2, 1] };

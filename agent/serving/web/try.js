@@ -35,7 +35,7 @@ async function showModels() {
 
 function options(models) {
   // One entry a model: which of its versions answers is the device's to say.
-  const byName = new Map(models.toReversed().map((model) => [model.name, model]));
+  const byName = new Map([...models].reverse().map((model) => [model.name, model]));
   const listed = [...byName.values()].reverse().map(({ name, takesPictures, state }) => {
     const why = state === "READY" ? "takes numbers, not pictures" : "does not answer";
     const option = new Option(takesPictures ? name : `${name} (${why})`, name);
