@@ -6,6 +6,7 @@ A file that the controller has may be sent again, after a crash or a lost answer
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Final, Never
 
 import structlog
@@ -41,14 +42,13 @@ class RequestUploads:
 
     async def send_ready(self) -> bool:
         """Send every file that lies ready; returns whether the controller took them all."""
-        for path in await asyncio.to_thread(files, self._folder, UP):
-            try:
-                await self._api.send_requests(await asyncio.to_thread(path.read_bytes))
-                path.rename(path.with_suffix(KEPT))
-            except FileNotFoundError:
-                # It gave way to newer ones meanwhile.
-                continue
-            except (RetryableError, UntrustedError, OSError) as exc:
-                _log.info("requests_not_sent", error=str(exc))
-                return False
+        try:
+            for path in await asyncio.to_thread(files, self._folder, UP):
+                # Without it, the file gave way to newer ones meanwhile.
+                with contextlib.suppress(FileNotFoundError):
+                    await self._api.send_requests(await asyncio.to_thread(path.read_bytes))
+                    path.rename(path.with_suffix(KEPT))
+        except (RetryableError, UntrustedError, OSError) as exc:
+            _log.info("requests_not_sent", error=str(exc))
+            return False
         return True

@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     Job = Callable[[], None]
 
 QUEUE_LENGTH: Final = 32
-"""Jobs that wait. Each holds its request in memory, so that a thread that is behind drops the newest."""
+"""Requests that wait; a thread that is behind drops the newest."""
+QUEUE_BYTES: Final = 8 * 1024 * 1024
+"""That they may hold in memory together; a single larger one is never looked at, and no line could hold it."""
 
 LOOK_EVERY_S: Final = 0.25
 """Between two requests of a release that are looked at for drift, on average."""
@@ -77,7 +79,8 @@ class Observer:
         """Watch nothing yet. Without a `log` nothing is written down."""
         self._chance, self._clock, self._log = chance, clock, log
         self._watches: Mapping[ReleaseId, Watch] = {}
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[tuple[int, Job]] = deque()
+        self._waiting_bytes = 0
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name="observe", daemon=True)
@@ -101,9 +104,9 @@ class Observer:
         if ready_s >= watch.next_s:
             # At random, or a camera that sends at the same rate would always be seen at the same moment.
             watch.next_s = ready_s + self._chance.expovariate(1 / watch.every_s)
-            self._submit(partial(self._look, watch, reply))
+            self._submit(partial(self._look, watch, reply), size_bytes=reply.ask.request.size_bytes)
         if watch.log_share and self._chance.random() < watch.log_share:
-            is_taken = self._submit(partial(self._note, watch, reply, ready_s))
+            is_taken = self._submit(partial(self._note, watch, reply, ready_s), size_bytes=reply.ask.request.size_bytes)
             if not is_taken and self._log is not None:
                 self._log.drop(Dropped.QUEUE_FULL)
 
@@ -168,7 +171,11 @@ class Observer:
                 self._changed.wait(wait_s)
                 if wait_s is not None and self._log is not None:
                     self._log.tick()
-            return self._jobs.popleft() if self._jobs else None
+            if not self._jobs:
+                return None
+            size_bytes, job = self._jobs.popleft()
+            self._waiting_bytes -= size_bytes
+            return job
 
     def _follow(self, slots: tuple[SlotSpec, ...], wishes: Mapping[ModelName, LogWish]) -> None:
         watches: dict[ReleaseId, Watch] = {}
@@ -194,11 +201,13 @@ class Observer:
         if self._log is not None and watch.wish is not None and watch.says.consent is not None:
             self._log.write(reply, ready_s=ready_s, wish=watch.wish, consent=watch.says.consent)
 
-    def _submit(self, job: Job, *, must: bool = False) -> bool:
+    def _submit(self, job: Job, *, size_bytes: int = 0, must: bool = False) -> bool:
         with self._changed:
-            if self._closed or (len(self._jobs) >= QUEUE_LENGTH and not must):
+            is_full = len(self._jobs) >= QUEUE_LENGTH or self._waiting_bytes + size_bytes > QUEUE_BYTES
+            if self._closed or (is_full and not must):
                 return False
-            self._jobs.append(job)
+            self._jobs.append((size_bytes, job))
+            self._waiting_bytes += size_bytes
             self._changed.notify()
             return True
 

@@ -4,11 +4,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from agent.serving import segments
+from agent.serving.observation import QUEUE_BYTES
 from agent.serving.request_log import RequestLog
-from agent.serving.requests import ClassifyRequest
+from agent.serving.requests import ClassifyRequest, InferRequest, NamedTensor
 from agent.serving.segments import KEPT, OPEN, OPEN_UP, UP, Segment
 from shared.clock import SystemClock
 from shared.request_log import MAX_RECORD_BYTES, REQUEST_TYPE, LogConsent, LogWish
@@ -127,6 +129,17 @@ async def test_values_too_large_for_a_line_are_left_out_of_it(tmp_path: Path) ->
     (event,) = await logged(engine, tmp_path / "log")
     assert event["data"]["inputs"][0]["omitted"] == "too_large"
     assert len(json.dumps(event)) < MAX_RECORD_BYTES
+
+
+async def test_requests_that_wait_hold_little_memory_and_those_beyond_it_are_counted(tmp_path: Path) -> None:
+    log = log_in(tmp_path / "log")
+    slot = watched_slot(tmp_path, model=models.random_classifier(30_000, 4, seed=1), consent=EVERYTHING)
+    engine = watching_engine(log)
+    await watched(engine, wished(plan_of(slot)))
+    items = np.ones((QUEUE_BYTES // 120_000 + 1, 30_000), np.float32)
+    await ask(engine, InferRequest(inputs=(NamedTensor(name="input", array=items),)))
+    assert await logged(engine, tmp_path / "log") == []
+    assert log.dropped == {"queue_full": 1}
 
 
 async def test_images_are_written_as_they_were_sent(tmp_path: Path) -> None:
