@@ -8,6 +8,7 @@ metrics and the check of an application's key are on.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import io
 import statistics
@@ -26,6 +27,7 @@ from agent.core.plan import Plan, Route
 from agent.serving.loading import open_litert
 from agent.serving.probing import zeros
 from shared.applications import ApplicationGrant, key_hash
+from shared.wire import AssignmentStatus
 from tests.bench import serving_models as made
 from tests.bench.serving_processes import (
     Measured,
@@ -37,6 +39,9 @@ from tests.bench.serving_processes import (
     pss_mib,
     reply_to,
 )
+from tests.support.device_world import DeviceWorld
+from tests.support.models import one_hot_classifier
+from tests.support.mosquitto import Mosquitto
 from tests.support.serving import Device
 from tests.support.waiting import wait_until
 
@@ -173,11 +178,30 @@ def images(effort: Effort) -> None:
         memory(device, ours, effort)
 
 
+def control_mib() -> float:
+    """PSS of the control process of a device that has committed a release and is connected to a broker."""
+
+    async def look() -> float:
+        with Mosquitto() as broker, tempfile.TemporaryDirectory() as folder:
+            async with DeviceWorld(Path(folder), broker, control="tests.support.lean_control") as world:
+                world.device.start()
+                await world.pulse()
+                await world.desire(world.release("release-1", one_hot_classifier()))
+                await world.reported("release-1", AssignmentStatus.SUCCEEDED)
+                pid = world.device.control_pid()
+                assert pid is not None
+                return pss_mib(pid)
+
+    return asyncio.run(look())
+
+
 def memory(device: Device, ours: Server, effort: Effort) -> None:
     """What the processes take, and how much when nobody asks."""
     serving_mib, supervisor_mib = pss_mib(ours.pid), pss_mib(device.supervisor_pid)
     say(f"\nPSS: serving {serving_mib:.1f} MiB with both models, supervisor {supervisor_mib:.1f} MiB")
     goal("PSS of serving, MLP and MobileNetV2 loaded", serving_mib, 64, unit="MiB")
+    whole_mib = serving_mib + supervisor_mib + control_mib()
+    goal("PSS of the whole agent", whole_mib, 110, unit="MiB")
     before, began = ours.cpu_us(), time.monotonic()
     wait_until(lambda: time.monotonic() - began >= effort.idle_s, within_s=effort.idle_s + 5, what="time passed")
     goal("idle CPU of serving", (ours.cpu_us() - before) / (time.monotonic() - began) / 1e4, 0.05, unit="%")
