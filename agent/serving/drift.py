@@ -40,9 +40,11 @@ class FigureDrift(msgspec.Struct, frozen=True, kw_only=True):
 class DriftMonitor:
     """Counts the figures of one release that its manifest has a reference of."""
 
-    def __init__(self, references: Sequence[ReferenceHistogram]) -> None:
-        """Begin with empty windows."""
-        self._windows = {each.name: _Window(each, figures=len(references)) for each in references}
+    def __init__(self, references: Sequence[ReferenceHistogram], *, monitors: int = 1) -> None:
+        """Begin with empty windows. `monitors` is in how many processes of this device the release is watched."""
+        # Another process looks at the same figures once more.
+        figures = len(references) * monitors
+        self._windows = {each.name: _Window(each, figures=figures) for each in references}
         self.items = 0
         """Requests that were counted."""
         self.found: tuple[FigureDrift, ...] = ()

@@ -58,10 +58,12 @@ _log = structlog.get_logger(__name__)
 class Watch:
     """One release under observation."""
 
-    def __init__(self, says: Declared, wish: LogWish | None) -> None:
-        self.says, self.wish = says, wish
-        self.monitor = DriftMonitor(says.references)
-        self.log_share = wish.sample_rate if wish is not None and says.consent is not None else 0.0
+    def __init__(self, says: Declared, *, monitors: int) -> None:
+        self.says = says
+        self.wish: LogWish | None = None
+        self.monitor = DriftMonitor(says.references, monitors=monitors)
+        self.log_share = 0.0
+        """Of the requests (0..1) that are written down."""
         self.next_s = -math.inf if says.references else math.inf
         """When (monotonic) the next request is to be looked at for drift."""
         self.every_s = LOOK_EVERY_S
@@ -75,9 +77,11 @@ class Watch:
 class Observer:
     """All methods belong to the event loop."""
 
-    def __init__(self, *, chance: random.Random, clock: Clock, log: RequestLog | None = None) -> None:
-        """Watch nothing yet. Without a `log` nothing is written down."""
-        self._chance, self._clock, self._log = chance, clock, log
+    def __init__(
+        self, *, chance: random.Random, clock: Clock, log: RequestLog | None = None, processes: int = 1
+    ) -> None:
+        """Watch nothing yet, in one of so many `processes` of this device. Without a `log` nothing is written down."""
+        self._chance, self._clock, self._log, self._processes = chance, clock, log, processes
         self._watches: Mapping[ReleaseId, Watch] = {}
         self._jobs: deque[tuple[int, Job]] = deque()
         self._waiting_bytes = 0
@@ -181,12 +185,21 @@ class Observer:
         watches: dict[ReleaseId, Watch] = {}
         for slot in slots:
             known = self._watches.get(slot.release_id)
-            watch = known if known is not None and known.says.slot == slot else _begin(slot)
+            watch = known if known is not None and known.says.slot == slot else self._begin(slot)
             if watch is not None:
                 # A wish for a model is for all of its variants.
                 watch.wishes(wishes.get(split_line(slot.model)[0]))
                 watches[slot.release_id] = watch
         self._watches = watches
+
+    def _begin(self, slot: SlotSpec) -> Watch | None:
+        try:
+            says = declared.read(slot)
+        except LitefleetError as exc:
+            # Loading it has told why, too.
+            _log.warning("release_not_watched", release_id=slot.release_id, error=str(exc))
+            return None
+        return None if says is None else Watch(says, monitors=self._processes)
 
     def _look(self, watch: Watch, reply: Reply) -> None:
         began_s = self._clock.monotonic()
@@ -210,13 +223,3 @@ class Observer:
             self._waiting_bytes += size_bytes
             self._changed.notify()
             return True
-
-
-def _begin(slot: SlotSpec) -> Watch | None:
-    try:
-        says = declared.read(slot)
-    except LitefleetError as exc:
-        # Loading it has told why, too.
-        _log.warning("release_not_watched", release_id=slot.release_id, error=str(exc))
-        return None
-    return None if says is None else Watch(says, None)

@@ -101,33 +101,38 @@ async def serve(
         async with asyncio.TaskGroup() as group:
             # First of all: a new supervisor must be able to find us however long the models take to load.
             door = listen_unix(settings.run_dir / f"{numbered('sockets', place.number)}.sock")
-            passing = group.create_task(_pass_on(door, listeners))
+            running = [group.create_task(_pass_on(door, listeners))]
             await link.start(listen_unix(settings.serving_sockets[place.number]))
-            booting = group.create_task(planner.boot())
-            resting = group.create_task(engine.unload_idle())
-            ending_idle = group.create_task(traffic.connections.watch(runner))
+            running.append(group.create_task(planner.boot()))
+            running.append(group.create_task(engine.unload_idle()))
+            running.append(group.create_task(traffic.connections.watch(runner)))
+            if certificate is not None:
+                running.append(group.create_task(certificate.watch()))
             # Until then callers wait in the backlog, and get an answer where they would get 503.
             await planner.booted(within_s=BOOT_S)
             for listener in listeners:
                 await _open(runner, listener, certificate)
             grpc = await _listen_grpc(engine, traffic, settings, access=access, certificate=certificate)
-            watching = group.create_task(certificate.watch()) if certificate else None
             _log.info("serving_started", boot_id=engine.recorder.boot_id, pid=os.getpid())
             await stop.wait()
-            for site in tuple(runner.sites):
-                await site.stop()
-            if grpc is not None:
-                await grpc.stop()
-            _log.info("serving_stopping", finished=await traffic.end(within_s=SHUTDOWN_S))
-            for task in (passing, booting, resting, ending_idle, watching):
-                if task is not None:
-                    task.cancel()
+            await _finish(runner, grpc, traffic)
+            for task in running:
+                task.cancel()
     finally:
         await link.close()
         await runner.cleanup()
         await engine.close()
         await asyncio.to_thread(observer.close)
         _log.info("serving_stopped")
+
+
+async def _finish(runner: web.AppRunner, grpc: Listening | None, traffic: Traffic) -> None:
+    """Take no more callers, and let the requests in flight end."""
+    for site in tuple(runner.sites):
+        await site.stop()
+    if grpc is not None:
+        await grpc.stop()
+    _log.info("serving_stopping", finished=await traffic.end(within_s=SHUTDOWN_S))
 
 
 def main(*, open_interpreter: OpenInterpreter = open_litert) -> int:
@@ -160,7 +165,8 @@ def _observer(settings: AgentConfig, boot_id: BootId) -> Observer:
     log = RequestLog(
         folder=settings.request_log_dir, boot_id=boot_id, clock=clock, budget_bytes=settings.request_log_bytes
     )
-    return Observer(chance=random.Random(), clock=clock, log=log)  # noqa: S311 - draws samples; guards nothing
+    chance = random.Random()  # noqa: S311 - draws samples; guards nothing
+    return Observer(chance=chance, clock=clock, log=log, processes=settings.serving_processes)
 
 
 def _shown(settings: AgentConfig, engine: Engine, traffic: Traffic, place: Place) -> Scrape:

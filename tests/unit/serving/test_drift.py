@@ -80,6 +80,17 @@ def test_later_looks_need_more_to_alarm() -> None:
     assert limits == sorted(set(limits))
 
 
+def test_processes_that_look_at_the_same_figures_divide_the_promise() -> None:
+    rng = np.random.default_rng(5)
+    references, items = watched(rng, 100), figures(rng, LOOKS[0])
+    limits = []
+    for monitors in (1, 4):
+        monitor = DriftMonitor(references, monitors=monitors)
+        alarms(monitor, items)
+        limits.append(monitor.found[0].threshold)
+    assert limits[0] < limits[1]
+
+
 def test_figures_without_a_reference_are_passed_over() -> None:
     rng = np.random.default_rng(4)
     monitor = DriftMonitor(drift.references([{"confidence": each} for each in rng.random(200).tolist()]))
