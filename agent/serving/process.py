@@ -78,9 +78,7 @@ async def serve(
     open_interpreter: OpenInterpreter = open_litert,
 ) -> None:
     """Serve on inherited sockets until SIGTERM, then finish the requests in flight."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = _told_to_stop()
     load = partial(load_slot, cores=_cores(settings), open_interpreter=open_interpreter)
     learning = Learning.of_device(settings.rewards_path)
     boot_id = BootId(mint_id(SystemClock()))
@@ -89,8 +87,8 @@ async def serve(
     planner = Planner(engine, BootLedger(settings.boot_path, number=place.number), together=place.together)
     traffic, certificate = Traffic(), _certificate(settings)
     shown = _shown(settings, engine, traffic, place)
-    requests = MqttRequests(engine, otherwise=planner.answer)
-    link = ServingLink(ScrapeAnswers(shown, otherwise=requests.answer).answer)
+    answers = ScrapeAnswers(shown, otherwise=MqttRequests(engine, otherwise=planner.answer).answer)
+    link = ServingLink(answers.answer)
     engine.applications.divide(settings.serving_processes)
     access = Access(engine, is_wide=settings.is_wide, origins=settings.cors_origins)
     # All but hung requests have ended when the runner's own shutdown begins.
@@ -113,7 +111,7 @@ async def serve(
             for listener in listeners:
                 await _open(runner, listener, certificate)
             grpc = await _listen_grpc(engine, traffic, settings, access=access, certificate=certificate)
-            _log.info("serving_started", boot_id=engine.recorder.boot_id, pid=os.getpid())
+            _log.info("serving_started", boot_id=boot_id, pid=os.getpid())
             await stop.wait()
             await _finish(runner, grpc, traffic)
             for task in running:
@@ -124,6 +122,14 @@ async def serve(
         await engine.close()
         await asyncio.to_thread(observer.close)
         _log.info("serving_stopped")
+
+
+def _told_to_stop() -> asyncio.Event:
+    """Return what a signal sets that says stop."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
 
 
 async def _finish(runner: web.AppRunner, grpc: Listening | None, traffic: Traffic) -> None:
