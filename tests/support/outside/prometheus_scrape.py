@@ -7,8 +7,8 @@ import sys
 import urllib.request
 from typing import Any
 
-from prometheus_client import parser
-from prometheus_client.openmetrics import parser as open_parser
+from prometheus_client import parser  # type: ignore[import-not-found]  # in an environment of its own
+from prometheus_client.openmetrics import parser as open_parser  # type: ignore[import-not-found]  # as above
 
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
 
