@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Self
 
 import aiomqtt
 import msgspec
+from msgspec.structs import replace
 
 from agent.link.identity import BrokerAddress
 from shared import topics
 from shared.hardware import GENERIC
 from shared.ids import Epoch, Generation, ReleaseId, RolloutId, Sha256
-from shared.manifest import artifact_path, digest, encode, manifest_path
+from shared.manifest import Component, artifact_path, digest, encode, manifest_path
+from shared.pipeline import MODEL_ONLY
 from shared.signing import same_mac, uplink_mac
 from shared.topics import Channel, device_topic
 from shared.wire import (
@@ -22,6 +24,7 @@ from shared.wire import (
     AssignmentReport,
     Desired,
     DesiredBody,
+    DesiredComponent,
     DesiredModel,
     HaltMode,
     ProbationPolicy,
@@ -36,10 +39,12 @@ from tests.support.serving import MODEL, Device
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
     from types import TracebackType
 
     from shared.manifest import GoldenCheck
+    from shared.pipeline import PipelineSpec
     from shared.traffic import TrafficRule
     from tests.support.mosquitto import Mosquitto
 
@@ -109,9 +114,18 @@ class DeviceWorld:
             acked = Acked(boot_id=uplink.boot_id, acked_seq=uplink.seq)
             await client.publish(device_topic(parsed.device, Channel.ACKED), msgspec.json.encode(acked), qos=0)
 
-    def release(self, name: str, model: bytes, *, golden: GoldenCheck | None = None) -> DesiredModel:
+    def release(
+        self,
+        name: str,
+        model: bytes,
+        *,
+        golden: GoldenCheck | None = None,
+        pipeline: PipelineSpec = MODEL_ONLY,
+        components: Mapping[str, bytes] | None = None,
+    ) -> DesiredModel:
         """Put a release of a model into the repository, and return how a Desired names it."""
         self._counter += 1
+        others = components or {}
         made = release_manifest(
             model,
             release_id=name,
@@ -119,7 +133,11 @@ class DeviceWorld:
             version_number=self._counter,
             release_counter=self._counter,
             golden=golden,
+            pipeline=pipeline,
         )
+        made = replace(made, components=tuple(_component(each, other) for each, other in others.items()))
+        for other in others.values():
+            self.server.repository.add(artifact_path(digest(other)), other, release_counter=self._counter)
         data, sha256 = encode(made), digest(model)
         self.server.repository.add(manifest_path(ReleaseId(name)), data, release_counter=self._counter)
         self.server.repository.add(artifact_path(sha256), model, release_counter=self._counter)
@@ -134,6 +152,11 @@ class DeviceWorld:
             profile_id=GENERIC.profile_id,
             release_counter=self._counter,
             policy=POLICY,
+            components=tuple(
+                DesiredComponent(name=each, artifact=_ref(artifact_path(digest(other)), other))
+                for each, other in others.items()
+            )
+            or msgspec.UNSET,
         )
 
     def desired(self, *models: DesiredModel, traffic: tuple[TrafficRule, ...] = ()) -> Desired:
@@ -188,6 +211,11 @@ class DeviceWorld:
             return found if found is not None and found.status == status else None
 
         return await wait_until_async(look, within_s=within_s, what=f"{name} is {status}")
+
+
+def _component(name: str, model: bytes) -> Component:
+    made = release_manifest(model, release_id=f"release-of-{name}", name=name)
+    return Component(name=name, model=made.model, release_id=made.release_id, artifacts=made.artifacts)
 
 
 def _ref(path: str, data: bytes) -> TargetRef:

@@ -26,8 +26,8 @@ from shared.ids import (
     ReleaseId,
     Sha256,
 )
-from shared.manifest import digest, manifest_path, measurement_path
-from shared.wire import Pulse, TargetRef, WantedMeasurement, body_digest
+from shared.manifest import Component, artifact_path, digest, manifest_path, measurement_path
+from shared.wire import DesiredComponent, Pulse, TargetRef, WantedMeasurement, body_digest
 from tests.support.device_core import DIRECTOR, IDENTITY, NOON, Bench, release
 from tests.support.manifests import manifest
 
@@ -276,6 +276,73 @@ def test_attack_manifest_of_something_else(change: Callable[[ReleaseManifest], R
 
 def test_manifest_that_agrees_gives_the_wanted_artifact() -> None:
     assert trust.check_manifest(WANTED, manifest(WANTED)).sha256 == WANTED.artifact.sha256
+
+
+# --- models of other releases --------------------------------------------------------------------
+
+LARGE = TargetRef(path=artifact_path(digest(b"large")), length_bytes=5, sha256=digest(b"large"))
+WITH_LARGE = replace(WANTED, components=(DesiredComponent(name="large", artifact=LARGE),))
+LARGE_TARGET = Target(length_bytes=5, sha256=LARGE.sha256)
+
+
+def with_large(**changes: object) -> ReleaseManifest:
+    made = manifest(WANTED)
+    part = replace(made.artifacts[0], path=LARGE.path, sha256=LARGE.sha256, length_bytes=5)
+    other = Component(
+        name="large",
+        model=ModelName("large"),
+        release_id=ReleaseId("l1"),
+        artifacts=(replace(part, **changes),),
+    )
+    return replace(made, components=(other,))
+
+
+def test_components_that_repository_and_manifest_have_pass() -> None:
+    trust.cross_check(WITH_LARGE, Targets(files={**repository().files, LARGE.path: LARGE_TARGET}))
+    assert trust.check_manifest(WITH_LARGE, with_large()).sha256 == WANTED.artifact.sha256
+
+
+@pytest.mark.parametrize(
+    ("wanted", "target"),
+    [
+        (WITH_LARGE, None),
+        (WITH_LARGE, Target(length_bytes=6, sha256=LARGE.sha256)),
+        (WITH_LARGE, Target(length_bytes=5, sha256=LARGE.sha256, profiles=(HardwareProfileId("npu"),))),
+        (
+            replace(WANTED, components=(DesiredComponent(name="../large", artifact=LARGE),)),
+            LARGE_TARGET,
+        ),
+        (
+            replace(WANTED, components=(DesiredComponent(name="large", artifact=replace(LARGE, path="x")),)),
+            LARGE_TARGET,
+        ),
+    ],
+    ids=["unreleased", "length", "profile", "outside-of-the-folder", "elsewhere"],
+)
+def test_attack_director_names_a_component_that_the_repository_has_not(
+    wanted: DesiredModel, target: Target | None
+) -> None:
+    files = {**repository().files, **({LARGE.path: target} if target is not None else {})}
+    with pytest.raises(UntrustedError, match="untrusted"):
+        trust.cross_check(wanted, Targets(files=files))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "described"),
+    [
+        (WITH_LARGE, manifest(WANTED)),
+        (WANTED, with_large()),
+        (WITH_LARGE, with_large(sha256=digest(b"other"))),
+        (WITH_LARGE, with_large(length_bytes=6)),
+        (WITH_LARGE, with_large(profiles=())),
+    ],
+    ids=["none-in-manifest", "none-wanted", "other-file", "length", "profile"],
+)
+def test_attack_director_names_other_components_than_the_manifest(
+    wanted: DesiredModel, described: ReleaseManifest
+) -> None:
+    with pytest.raises(UntrustedError, match="untrusted"):
+        trust.check_manifest(wanted, described)
 
 
 # --- artifacts that are only measured ------------------------------------------------------------
