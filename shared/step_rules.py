@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from shared.box_terms import BoxFormat
 from shared.errors import InvalidInputError
 from shared.steps import (
-    BoxFormat,
     Cascade,
     CropImage,
     DecodeAudio,
@@ -189,9 +189,16 @@ def _tensor_map(step: TensorMap, field: str) -> None:
         raise InvalidInputError(
             field=f"{field}.concat", problem=problem, remedy="concat: the axis, if it takes several"
         )
-    if step.concat is None and step.select is None and step.transpose is None and step.reshape is None:
-        raise InvalidInputError(field=field, problem="does nothing", remedy="give concat, select, transpose or reshape")
-    for name, axis in (("concat", step.concat), ("select.axis", step.select and step.select.axis)):
+    reduce = given(step.reduce, None)
+    if (step.concat, step.select, reduce, step.transpose, step.reshape) == (None,) * 5:
+        remedy = "give concat, select, reduce, transpose or reshape"
+        raise InvalidInputError(field=field, problem="does nothing", remedy=remedy)
+    axes = {
+        "concat": step.concat,
+        "select.axis": step.select.axis if step.select is not None else None,
+        "reduce.axis": reduce.axis if reduce is not None else None,
+    }
+    for name, axis in axes.items():
         _within(axis or 0, -_MAX_AXES, _MAX_AXES - 1, f"{field}.{name}")
     if step.select is not None and not 1 <= len(step.select.indices) <= _MAX_SELECTED:
         raise InvalidInputError(field=f"{field}.select.indices", problem=f"must name 1..{_MAX_SELECTED} places")
@@ -255,6 +262,8 @@ def _detect_boxes(step: DetectBoxes, field: str) -> None:
     if is_ssd != bool(step.anchors):
         problem = "ssd needs anchors" if is_ssd else f"{step.format} has no anchors"
         raise InvalidInputError(field=f"{field}.anchors", problem=problem)
+    if given(step.sizes, None) is not None and not is_ssd:
+        raise InvalidInputError(field=f"{field}.sizes", problem=f"{step.format} has no anchors to be sized by")
     if step.objectness and step.format is not BoxFormat.YOLO:
         raise InvalidInputError(field=f"{field}.objectness", problem=f"{step.format} has none")
     _anchors(step, field)

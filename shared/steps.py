@@ -13,6 +13,8 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from shared.box_terms import BoxFormat, BoxSizes, BoxUnits, CornerOrder
+
 T = TypeVar("T")
 
 StepId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -87,31 +89,11 @@ class EnsembleMethod(StrEnum):
     """The share of the opinions that have a class at the top."""
 
 
-class BoxFormat(StrEnum):
-    """How a detector says where something is."""
+class Reduction(StrEnum):
+    """How the numbers along an axis become one."""
 
-    YOLO = "yolo"
-    """One tensor `(N, 4 + classes)`, or `(N, 5 + classes)` with an objectness between; centre x, y, width, height."""
-    SSD = "ssd"
-    """Two tensors: offsets from anchors `(N, 4)` as dy, dx, dh, dw, and scores `(N, classes)`."""
-    CORNERS = "corners"
-    """Boxes `(N, 4)` and scores `(N, classes)`; or boxes, classes `(N,)`, scores `(N,)` and perhaps their count."""
-
-
-class CornerOrder(StrEnum):
-    """In which order a box's corners come."""
-
-    XYXY = "xyxy"
-    YXYX = "yxyx"
-    """As TensorFlow has it: top, left, bottom, right."""
-
-
-class BoxUnits(StrEnum):
-    """What a box's numbers are multiples of."""
-
-    NORMALISED = "normalised"
-    """Of the width and height: 0..1."""
-    PIXELS = "pixels"
+    MEAN = "mean"
+    MAX = "max"
 
 
 class _Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
@@ -228,12 +210,23 @@ class Select(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     indices: tuple[int, ...]
 
 
+class Reduce(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One number for all along an axis, as one opinion on a recording that a model judges frame by frame."""
+
+    axis: int
+    by: Reduction = Reduction.MEAN
+
+
 class TensorMap(_Step, frozen=True, kw_only=True, tag="tensor_map"):
-    """Joins tensors and shapes them anew: `concat`, then `select`, `transpose`, `reshape`; axes without the batch's."""
+    """Joins tensors and shapes them anew: `concat`, `select`, `reduce`, `transpose`, `reshape`, in this order.
+
+    Axes are counted without the batch's.
+    """
 
     concat: int | None = None
     """Axis along which all that it takes is joined."""
     select: Select | None = None
+    reduce: Reduce | UnsetType = UNSET
     transpose: tuple[int, ...] | None = None
     reshape: tuple[int, ...] | None = None
     """One size may be -1: whatever is left."""
@@ -316,7 +309,7 @@ class DetectBoxes(_Step, frozen=True, kw_only=True, tag="detect_boxes"):
 
     format: BoxFormat
     order: CornerOrder = CornerOrder.YXYX
-    """For `corners`."""
+    """For `corners`; and whether the offsets of `ssd` are dy, dx, dh, dw (`yxyx`) or dx, dy, dw, dh (`xyxy`)."""
     units: BoxUnits = BoxUnits.NORMALISED
     """Of what the model says: shares, or pixels of the image that it was fed. Not for `ssd`."""
     objectness: bool = False
@@ -327,6 +320,8 @@ class DetectBoxes(_Step, frozen=True, kw_only=True, tag="detect_boxes"):
     """For `ssd`, in the model's order."""
     variances: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
     """For `ssd`: what dy, dx, dh, dw are multiplied with."""
+    sizes: BoxSizes | UnsetType = UNSET
+    """For `ssd`; unset: exponential."""
     min_score: float = 0.5
     max_overlap: float = 0.5
     """Intersection over union (0..1) above which the less sure of two boxes is dropped."""

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from shared.box_terms import BoxFormat, BoxSizes, BoxUnits, CornerOrder
 from shared.errors import ModelFailedError, PipelineError
 from shared.runtime.values import Box
-from shared.steps import BoxFormat, BoxUnits, CornerOrder
+from shared.steps import given
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,10 +103,16 @@ class BoxFinder:
         anchors = self._anchors
         if anchors is None or len(offsets) != len(anchors):
             raise PipelineError(f"the model has {len(offsets)} boxes, and the pipeline {len(anchors or ())} anchors")
-        scaled = offsets * np.array(self._step.variances)
+        # In this format the two orders are those of the axes, as they are of corners.
+        ordered = offsets if self._step.order is CornerOrder.YXYX else offsets[:, [1, 0, 3, 2]]
+        scaled = ordered * np.array(self._step.variances)
         heights, widths = anchors[:, 2], anchors[:, 3]
         middles_y, middles_x = anchors[:, 0] + scaled[:, 0] * heights, anchors[:, 1] + scaled[:, 1] * widths
-        grown = np.exp(np.minimum(scaled[:, 2:], _LARGEST_POWER))
+        if given(self._step.sizes, BoxSizes.EXPONENTIAL) is BoxSizes.LINEAR:
+            # Source: Bazarevsky et al., BlazeFace, and its TensorsToDetectionsCalculator in MediaPipe.
+            grown = np.maximum(scaled[:, 2:], 0.0)
+        else:
+            grown = np.exp(np.minimum(scaled[:, 2:], _LARGEST_POWER))
         return _from_centres(np.stack([middles_x, middles_y, grown[:, 1] * widths, grown[:, 0] * heights], axis=1))
 
     def _label(self, number: int) -> str:

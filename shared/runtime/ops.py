@@ -8,7 +8,7 @@ import numpy as np
 
 from shared.errors import ModelFailedError, PipelineError
 from shared.runtime.values import LabelScore
-from shared.steps import EnsembleMethod, given
+from shared.steps import EnsembleMethod, Reduction, given
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,6 +106,12 @@ def tensor_map(items: Sequence[Tensor], step: TensorMap) -> Tensor:
         result: Tensor = items[0] if step.concat is None else np.concatenate(items, axis=step.concat)
         if step.select is not None:
             result = np.take(result, step.select.indices, axis=step.select.axis)
+        reduce = given(step.reduce, None)
+        if reduce is not None:
+            # In 32 bits whatever it was: means of a model's integers are none, and a float16 sum overflows.
+            floats = result.astype(np.float32, copy=False)
+            how = floats.mean if reduce.by is Reduction.MEAN else floats.max
+            result = np.asarray(how(axis=reduce.axis))
         if step.transpose is not None:
             result = result.transpose(step.transpose)
         return result if step.reshape is None else result.reshape(step.reshape)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shared.box_terms import BoxFormat
 from shared.pipeline import ColourMode, DecodeImage, Normalise, PipelineSpec, ResizeImage, RunModel
-from shared.steps import BoxFormat, DetectBoxes, TensorMap
+from shared.steps import DetectBoxes, TensorMap
 from tests.support import models
 from tests.support.inference_api import picture
 from tests.support.serving import make_slot, plan_of

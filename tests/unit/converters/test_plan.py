@@ -4,13 +4,14 @@ import msgspec
 import pytest
 
 from converters import plan
+from shared.box_terms import BoxFormat
 from shared.conversion import AccuracyBudget, ConversionRequest, SourceFormat
 from shared.errors import InvalidInputError
 from shared.hardware import GENERIC
 from shared.ids import ConversionId
 from shared.manifest import Scheme
 from shared.pipeline import MODEL_ONLY, PipelineSpec
-from shared.steps import BoxFormat, DecodeImage, DetectBoxes, Ensemble, Normalise, RunModel, Softmax, Step
+from shared.steps import DecodeImage, DetectBoxes, Ensemble, Normalise, RunModel, Softmax, Step
 
 REQUEST = ConversionRequest(
     conversion_id=ConversionId("c"),

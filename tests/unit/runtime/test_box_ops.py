@@ -152,6 +152,23 @@ def test_ssd_offsets_are_from_anchors() -> None:
     assert corners(box) == (50.0, 30.0, 100.0, 80.0)
 
 
+@pytest.mark.parametrize("order", ["yxyx", "xyxy"])
+def test_linear_offsets_are_shares_of_their_anchor_in_either_order(order: str) -> None:
+    anchors = [{"rows": 2, "columns": 2, "sizes": [[1, 1]]}]
+    # The last of four anchors, a tenth down and none across; 0.4 high and 0.2 wide.
+    offset = [12.8, 0, 51.2, 25.6] if order == "yxyx" else [0, 12.8, 25.6, 51.2]
+    offsets = np.array([[0, 0, -9, -9]] * 3 + [offset], np.float32)
+    scores = np.array([[0.0], [0.0], [0.9], [0.95]], np.float32)
+    (box, empty) = found(
+        detector(
+            (offsets, scores), format="ssd", anchors=anchors, order=order, sizes="linear", variances=[1 / 128] * 4
+        ),
+        WHOLE,
+    )
+    assert corners(box) == (65.0, 65.0, 85.0, 100.0)
+    assert corners(empty) == (25.0, 75.0, 25.0, 75.0)
+
+
 def test_anchors_stand_in_the_middle_of_their_cells_row_by_row() -> None:
     laid = lay_anchors([AnchorLayer(rows=2, columns=2, sizes=((0.1, 0.2), (0.3, 0.4)))])
     assert laid.shape == (8, 4)

@@ -151,6 +151,20 @@ def test_outputs_and_inputs_of_a_model_are_found_by_name_and_place() -> None:
         CompiledPipeline(spec({"type": "run_model", "inputs": ["z"], "takes": ["request"]}, {"type": "fan_out"}), two)
 
 
+@pytest.mark.parametrize(("how", "expected"), [("mean", [1.5, 1.0]), ("max", [2.0, 2.0])])
+def test_scores_of_many_frames_become_those_of_all(how: str, expected: list[float]) -> None:
+    frames = Answering(np.array([[1, 2], [2, 0]], np.float32), takes=(4,))
+    made = spec({"type": "run_model"}, {"type": "tensor_map", "reduce": {"axis": 0, "by": how}})
+    scores = CompiledPipeline(made, frames).answer(ITEM).scores
+    assert scores.tolist() == expected
+
+
+def test_axis_that_is_not_there_is_no_mean() -> None:
+    made = spec({"type": "run_model"}, {"type": "tensor_map", "reduce": {"axis": 4}})
+    with pytest.raises(PipelineError, match="tensor_map cannot take"):
+        CompiledPipeline(made, Answering(SURE, takes=(4,))).answer(ITEM)
+
+
 def test_full_integer_model_is_fed_and_read_by_its_scale() -> None:
     model = Answering(np.array([-128, 0, 127], np.int8), takes=(3,), dtype="int8")
     scaled = [msgspec.structs.replace(each, scale=0.5, zero_point=-1) for each in (*model.inputs, *model.outputs)]
@@ -244,6 +258,7 @@ _ALL_STEPS: list[dict[str, Any]] = [
     {"type": "tensor_map", "reshape": [-1, 2]},
     {"type": "tensor_map", "concat": 0},
     {"type": "tensor_map", "transpose": [1, 0]},
+    {"type": "tensor_map", "reduce": {"axis": -1, "by": "max"}},
     {"type": "switch", "cases": [{"label": "b"}]},
     {"type": "ensemble"},
     {"type": "ensemble", "method": "vote"},

@@ -124,6 +124,7 @@ def test_graph_that_could_not_run_is_refused_with_what_is_wrong(steps: list[dict
         ({"type": "tensor_map", "transpose": [0, 0]}, "each axis once"),
         ({"type": "tensor_map", "reshape": [-1, -1]}, "one of which may be -1"),
         ({"type": "tensor_map", "select": {"axis": 0, "indices": []}}, "must name"),
+        ({"type": "tensor_map", "reduce": {"axis": 9}}, "reduce.axis"),
     ],
 )
 def test_parameters_that_cannot_be_are_refused_by_name(step: dict[str, Any], said: str) -> None:
@@ -178,6 +179,7 @@ def test_parameters_of_several_branches_that_cannot_be_are_refused(step: dict[st
         ({"format": "ssd"}, "ssd takes 2 values"),
         ({"format": "corners"}, "corners takes 2 or 3 or 4 values"),
         ({"format": "yolo", "anchors": [{"rows": 1, "columns": 1, "sizes": [[1, 1]]}]}, "has no anchors"),
+        ({"format": "yolo", "sizes": "linear"}, "no anchors to be sized by"),
         ({"format": "yolo", "min_score": 2}, "min_score"),
         ({"format": "yolo", "max_overlap": -1}, "max_overlap"),
         ({"format": "yolo", "count": 0}, "count"),
