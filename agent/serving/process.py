@@ -89,8 +89,7 @@ async def serve(
     shown = _shown(settings, engine, traffic, place)
     answers = ScrapeAnswers(shown, otherwise=MqttRequests(engine, otherwise=planner.answer).answer)
     link = ServingLink(answers.answer)
-    engine.applications.divide(settings.serving_processes)
-    access = Access(engine, is_wide=settings.is_wide, origins=settings.cors_origins)
+    access = _access(settings, engine)
     # All but hung requests have ended when the runner's own shutdown begins.
     app = create_app(protocols.routes(engine, shown=shown), traffic, access)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
@@ -179,6 +178,11 @@ def _shown(settings: AgentConfig, engine: Engine, traffic: Traffic, place: Place
     started_ms = SystemClock().now().timestamp() * 1000
     siblings = tuple(path for number, path in enumerate(settings.serving_sockets) if number != place.number)
     return Scrape(engine=engine, traffic=traffic, started_ms=started_ms, siblings=siblings)
+
+
+def _access(settings: AgentConfig, engine: Engine) -> Access:
+    engine.applications.divide(settings.serving_processes)
+    return Access(engine, is_wide=settings.is_wide, origins=settings.cors_origins)
 
 
 def _certificate(settings: AgentConfig) -> ServerCertificate | None:
