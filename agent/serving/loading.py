@@ -133,7 +133,12 @@ def _load(
 ) -> LoadedModel:
     example = recorded[0] if recorded else None
     probed = probe_model(
-        partial(open_interpreter, model), threads=threads, cores=cores, example=example, may_join=is_rowwise(pipeline)
+        partial(open_interpreter, model),
+        threads=threads,
+        cores=cores,
+        example=example,
+        may_join=is_rowwise(pipeline),
+        size_bytes=len(model),
     )
     probe = probed.probe
     timed = {each.batch: each.p50_ms for each in probe.by_batch}

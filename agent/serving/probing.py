@@ -85,16 +85,18 @@ def probe_model(
     cores: int,
     example: list[Tensor] | None,
     may_join: bool,
+    size_bytes: int = 0,
     memory: Memory | None = None,
 ) -> Probed:
     """Open a model, measure it and choose.
 
     `threads` above 1 are what somebody has measured before: they are kept. With `may_join`, requests are independent of
-    each other and may share an invocation. `memory` tells what this process takes: `own_bytes`. Raises what opening and
-    running the model raises.
+    each other and may share an invocation. Of a file of many `size_bytes` there is never more than one interpreter at a
+    time. `memory` tells what this process takes: `own_bytes`. Raises what opening and running the model raises.
     """
     probing = _Probing(open_threads, threads=threads, cores=cores, example=example, memory=memory or own_bytes)
-    return probing.run(may_join=may_join)
+    is_large = size_bytes > EXTRA_BYTES
+    return probing.run(may_join=may_join and not is_large, is_large=is_large)
 
 
 def zeros(interpreter: Interpreter) -> list[Tensor]:
@@ -139,17 +141,20 @@ class _Probing:
         self._extra_bytes = 0
         self._is_measured = False
 
-    def run(self, *, may_join: bool) -> Probed:
+    def run(self, *, may_join: bool, is_large: bool) -> Probed:
         """Measure, and choose."""
         alone = self._timed[self._threads]
         if self._threads == 1 and alone.p50_ms > _LEAST_GAIN_MS:
             for count in sorted({2, self._cores} & set(range(2, self._cores + 1))):
+                if is_large:
+                    # A device that has room for one copy of it may well have none for two.
+                    self._opened.clear()
                 self._opened[count] = self._extra(count)
         is_inline = alone.p50_ms <= INLINE_MS
         workers, threads = (1, self._threads) if is_inline else self._choose()
         # What answers on the loop needs one worker beside it, for images, large batches and shadow runs.
         spare = self._extra(threads) if is_inline or workers > 1 else None
-        self._opened = {threads: self._opened[threads]}
+        self._keep_only(threads)
         buckets, by_batch = self._try_batches(threads) if may_join else ({}, ())
         if not is_inline:
             # Rather batches than one worker more: they save work, where a worker only shares it out.
@@ -169,6 +174,11 @@ class _Probing:
                 interpreter_bytes=self._extra_bytes,
             ),
         )
+
+    def _keep_only(self, threads: int) -> None:
+        kept = self._opened.get(threads)
+        self._opened.clear()
+        self._opened[threads] = kept or self._open_threads(threads)
 
     @property
     def _allowed(self) -> int:

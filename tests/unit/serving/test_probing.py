@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from agent.serving.probing import probe_model, time_runs, zeros
+from agent.serving.probing import EXTRA_BYTES, probe_model, time_runs, zeros
 from shared.errors import PipelineError
 from shared.manifest import TensorSpec
 from shared.probe import ExecutionMode
@@ -89,6 +89,32 @@ def test_large_model_gets_threads_although_workers_would_answer_more() -> None:
     found = probe_model(machine.open, threads=1, cores=2, example=None, may_join=True, memory=lambda: next(sizes))
     assert (found.probe.workers, found.probe.threads, found.spare) == (1, 2, None)
     assert found.probe.interpreter_bytes == 100 * 1024 * 1024
+
+
+def test_large_file_is_in_memory_once_at_a_time_while_it_is_probed() -> None:
+    open_now: list[int] = []
+    seen: list[int] = []
+
+    class Counted:
+        inputs = outputs = (TensorSpec(name="x", dtype="float32", shape=(-1, 10)),)
+
+        def __init__(self, threads: int) -> None:
+            self._threads = threads
+            open_now.append(threads)
+            seen.append(len(open_now))
+
+        def __del__(self) -> None:
+            open_now.remove(self._threads)
+
+        def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+            """Take half the time with two threads."""
+            busy(1.0 / self._threads)
+            return list(inputs)
+
+    size = 2 * EXTRA_BYTES
+    found = probe_model(Counted, threads=1, cores=2, example=None, may_join=True, size_bytes=size)
+    assert (max(seen), open_now, found.probe.threads) == (1, [2], 2)
+    assert found.probe.batches == ()
 
 
 def test_workers_and_their_threads_are_never_more_than_the_cores() -> None:
