@@ -98,6 +98,8 @@ class DeviceServer:
         self.refused_devices: set[str] = set()
         self.requests: list[str] = []
         self.ranges: list[str] = []
+        self.logged: list[bytes] = []
+        """Lines of requests that devices wrote down, as often as they were sent."""
         self.sent_bytes = 0
         self.mac_key = hashlib.sha256(b"mac").digest()
         self._burnt: dict[str, bytes] = {}
@@ -110,6 +112,7 @@ class DeviceServer:
         app.router.add_post("/device/v1/enrol", self._enrol)
         app.router.add_post("/device/v1/session", self._session)
         app.router.add_post("/device/v1/renew", self._renew)
+        app.router.add_post("/device/v1/request-log", self._request_log)
         app.router.add_get("/device/v1/desired", self._desired)
         app.router.add_get("/device/v1/pulse", self._pulse)
         app.router.add_get("/device/v1/tuf/metadata/{name}", self._metadata)
@@ -190,6 +193,12 @@ class DeviceServer:
         self._boots += 1
         reply = {"boot_id": f"{self._boots:012d}", "mac_key": base64.b64encode(self.mac_key).decode()}
         return self._small(request, fault, msgspec.json.encode(reply))
+
+    async def _request_log(self, request: web.Request) -> web.StreamResponse:
+        fault = self._fault(request)
+        self._device(request)
+        self.logged += (await request.read()).splitlines()
+        return self._small(request, fault, b"")
 
     async def _renew(self, request: web.Request) -> web.StreamResponse:
         fault = self._fault(request)

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from shared.manifest import GoldenCheck
     from shared.pipeline import PipelineSpec
+    from shared.request_log import LogConsent, LogWish
     from shared.traffic import TrafficRule
     from tests.support.mosquitto import Mosquitto
 
@@ -122,6 +123,7 @@ class DeviceWorld:
         golden: GoldenCheck | None = None,
         pipeline: PipelineSpec = MODEL_ONLY,
         components: Mapping[str, bytes] | None = None,
+        log_consent: LogConsent | None = None,
     ) -> DesiredModel:
         """Put a release of a model into the repository, and return how a Desired names it."""
         self._counter += 1
@@ -135,7 +137,11 @@ class DeviceWorld:
             golden=golden,
             pipeline=pipeline,
         )
-        made = replace(made, components=tuple(_component(each, other) for each, other in others.items()))
+        made = replace(
+            made,
+            components=tuple(_component(each, other) for each, other in others.items()),
+            log_consent=log_consent,
+        )
         for other in others.values():
             self.server.repository.add(artifact_path(digest(other)), other, release_counter=self._counter)
         data, sha256 = encode(made), digest(model)
@@ -159,7 +165,9 @@ class DeviceWorld:
             or msgspec.UNSET,
         )
 
-    def desired(self, *models: DesiredModel, traffic: tuple[TrafficRule, ...] = ()) -> Desired:
+    def desired(
+        self, *models: DesiredModel, traffic: tuple[TrafficRule, ...] = (), request_logs: tuple[LogWish, ...] = ()
+    ) -> Desired:
         """Return a Desired of the next generation."""
         self.generation += 1
         now = datetime.now(UTC)  # noqa: TID251 - the device reads the real clock
@@ -169,14 +177,19 @@ class DeviceWorld:
             key_fingerprint=self.identity.key_fingerprint,
             epoch=Epoch(1),
             generation=Generation(self.generation),
-            body=DesiredBody(models=models, traffic=traffic or msgspec.UNSET),
+            body=DesiredBody(
+                models=models, traffic=traffic or msgspec.UNSET, request_logs=request_logs or msgspec.UNSET
+            ),
             issued_at=now,
             expires_at=now + timedelta(days=1),
         )
 
-    async def desire(self, *models: DesiredModel, traffic: tuple[TrafficRule, ...] = ()) -> None:
+    async def desire(
+        self, *models: DesiredModel, traffic: tuple[TrafficRule, ...] = (), request_logs: tuple[LogWish, ...] = ()
+    ) -> None:
         """Seal, serve and publish what the device should run."""
-        await self.publish_desired(self.server.set_desired(self.desired(*models, traffic=traffic)))
+        desired = self.desired(*models, traffic=traffic, request_logs=request_logs)
+        await self.publish_desired(self.server.set_desired(desired))
 
     async def publish_desired(self, sealed: bytes) -> None:
         """Publish sealed bytes retained, whatever they are."""
