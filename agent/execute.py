@@ -148,6 +148,10 @@ class Executor:
         if self._plan is not None and self._plan.serial == plan.serial and not self._idle("plan"):
             return
         self._plan = self._told = plan
+        # One that is under way may load for minutes, and this one may say to go back: serving then heeds both.
+        if not self._idle("plan"):
+            self._running["plan"].cancel()
+            del self._running["plan"]
         self._once("plan", self._tell_plan)
 
     async def _tell_plan(self) -> None:

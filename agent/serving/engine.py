@@ -13,6 +13,7 @@ from agent.serving.applications import Applications
 from agent.serving.errors import DeadlinePassedError, InferenceTimeoutError, ModelUnavailableError
 from agent.serving.exchange import Reply
 from agent.serving.holdings import Holdings
+from agent.serving.interim import interim
 from agent.serving.learning import Learning
 from agent.serving.lines import live_routes
 from agent.serving.recorder import Recorder
@@ -66,6 +67,7 @@ class Engine:
         self._learning = learning or Learning.of_this_process()
         self._routes: Mapping[ModelName, LiveRoute] = {}
         self._converging = asyncio.Lock()
+        self._in_force = self._newest = Plan(serial=-1)
         self.recorder = Recorder(boot_id)
         self.observer = observer
         self._shadowing = Shadowing(self.recorder)
@@ -100,11 +102,16 @@ class Engine:
     async def apply(self, plan: Plan, *, refused: Mapping[ReleaseId, str] | None = None) -> Applied:
         """Converge: load what is missing, swap the routes in one assignment, retire what is gone.
 
-        `refused` names releases that are not even to be tried, and why.
+        `refused` names releases that are not even to be tried, and why. While a plan before it still loads, what this
+        one has of releases in memory is in force at once, and the one before comes into force no more.
         """
+        self._newest = plan
+        if self._converging.locked():
+            self._swap_held(plan, refused or {})
         async with self._converging:
             prepared = await self._holdings.prepare(plan, refused=refused or {})
-            self._swap(plan, prepared)
+            if self._newest is plan:
+                self._swap(plan, prepared)
         by_release = prepared.by_release
         states = tuple(
             SlotState(
@@ -179,12 +186,19 @@ class Engine:
         self._routes = {}
         await self._holdings.close()
 
+    def _swap_held(self, plan: Plan, refused: Mapping[ReleaseId, str]) -> None:
+        """Put in force what needs no loading; nothing is retired before the whole of the plan is."""
+        held = self._holdings.all_held()
+        between = interim(plan, self._in_force, [release for release in held.by_release if release not in refused])
+        self._routes = live_routes(between, held, learn=self._learning.learn)
+        _log.info("plan_partly_applied", serial=plan.serial)
+
     def _swap(self, plan: Plan, prepared: Prepared) -> None:
         by_release = prepared.by_release
         self._learning.keep(plan)
         routes = live_routes(plan, prepared, learn=self._learning.learn)
         # No await between: a request sees the old plan or the new one, never half of each.
-        self._routes, self.serial = routes, plan.serial
+        self._routes, self.serial, self._in_force = routes, plan.serial, plan
         self.applications.replace(plan.applications)
         retired = self._holdings.keep(prepared)
         self.recorder.hold(by_release)

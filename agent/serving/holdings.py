@@ -88,6 +88,10 @@ class Holdings:
         """Whether this very release and file has been loaded; it may be asleep."""
         return _key(slot) in self._residents
 
+    def all_held(self) -> Prepared:
+        """Return everything that has been loaded, whichever plan wanted it."""
+        return Prepared(residents=dict(self._residents), errors=dict.fromkeys(each for each, _ in self._residents))
+
     async def prepare(self, plan: Plan, *, refused: Mapping[ReleaseId, str]) -> Prepared:
         """Load what is missing; `refused` names releases that are not even to be tried, and why."""
         errors: dict[ReleaseId, str | None] = {}

@@ -30,6 +30,7 @@ class Planner:
         self._engine, self._ledger = engine, ledger
         self._together = f"start {together or engine.recorder.boot_id}"
         self._booted = asyncio.Event()
+        self._newest: Plan | None = None
 
     async def boot(self) -> None:
         """Apply the plan on disk, stable releases first; without one, models stay unknown until control speaks."""
@@ -53,6 +54,7 @@ class Planner:
         """Do what control asks."""
         match message:
             case SetPlan(plan=plan):
+                self._newest = plan
                 await self._booted.wait()
                 return await self._set(plan)
             case GetStats():
@@ -72,15 +74,23 @@ class Planner:
         await self._engine.apply(boot.fallback)
 
     async def _set(self, plan: Plan) -> Applied:
+        refused = await self._refused(plan)
+        if self._newest is not plan:
+            # The disk was slow, and control has said another thing meanwhile.
+            return Applied(serial=plan.serial, boot_id=self._engine.recorder.boot_id)
+        return await self._engine.apply(plan, refused=refused)
+
+    async def _refused(self, plan: Plan) -> dict[ReleaseId, str]:
+        """Take the try that a candidate needs; returns the releases that have none left, and why."""
         # A release that is loaded already risks nothing by being named again, and takes no try.
         fresh = {slot.release_id for slot in plan.slots if not self._engine.holds(slot)}
         boot = await asyncio.to_thread(self._ledger.read) if fresh else None
         guarded = fresh & routing.fragile(boot) if boot is not None else set[ReleaseId]()
         if boot is None or not guarded:
-            return await self._engine.apply(plan)
+            return {}
         if await asyncio.to_thread(self._ledger.spend_try, boot, together=f"plan {plan.serial}"):
-            return await self._engine.apply(plan)
-        return await self._engine.apply(plan, refused=dict.fromkeys(guarded, TRIES_EXHAUSTED))
+            return {}
+        return dict.fromkeys(guarded, TRIES_EXHAUSTED)
 
 
 def _without(plan: Plan, releases: frozenset[ReleaseId]) -> Plan:

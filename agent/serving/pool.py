@@ -92,7 +92,9 @@ class ServingPool:
             # The answer says whose it is, which nobody knows yet.
             await self.stats()
         answers = await self._of_all(lambda client: client.set_plan(plan))
-        slots = tuple(_worst(states) for states in zip(*(each.slots for each in answers.values()), strict=True))
+        # One that has heard a newer plan meanwhile says nothing of this one.
+        told = [each.slots for each in answers.values() if len(each.slots) == len(plan.slots)]
+        slots = tuple(_worst(states) for states in zip(*told, strict=True))
         return Applied(serial=plan.serial, boot_id=self._lives.boot_id, slots=slots)
 
     async def stats(self) -> Stats:
