@@ -77,7 +77,8 @@ def create_app(
             return await _as_problem(request, handler, access)
 
     async def mark(request: web.Request, response: web.StreamResponse) -> None:
-        response.headers.update(access.cors_headers(request))
+        if "Origin" in request.headers:
+            response.headers.update(access.cors_headers(request))
         if unverified:
             response.headers[UNVERIFIED_HEADER] = unverified
         if traffic.is_ending:
