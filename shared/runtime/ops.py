@@ -34,9 +34,11 @@ class Normaliser:
             self._factor = _constant(step.scale / std)
             self._summand = _constant((step.offset - mean) / std)
         self._channels = max(len(mean), len(std))
+        self._wide: tuple[int, Tensor, Tensor] = (0, np.empty(0), np.empty(0))
+        """The constants of a whole row of an image, and how wide that is."""
 
-    def apply(self, item: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return float32: in `out`, or with one allocation.
+    def apply(self, item: Tensor) -> Tensor:
+        """Return float32, with one allocation: into a buffer that is there already it takes as long.
 
         Raises:
             PipelineError: no real numbers, or another number of channels.
@@ -45,9 +47,23 @@ class Normaliser:
             raise PipelineError(f"normalise takes numbers, got {item.dtype.name}")
         if self._channels > 1 and item.shape[-1:] != (self._channels,):
             raise PipelineError(f"normalise has {self._channels} channels, and the item has shape {item.shape}")
-        result: Tensor = np.multiply(item, self._factor, out=out, dtype=np.float32, casting="unsafe")
+        if self._channels > 1 and item.ndim > 1 and item.size:
+            return self._by_channel(item)
+        result: Tensor = np.multiply(item, self._factor, dtype=np.float32, casting="unsafe")
         result += self._summand
         return result
+
+    def _by_channel(self, item: Tensor) -> Tensor:
+        """Compute row by row: over three channels at a time numpy would take ten times as long."""
+        width = item.shape[-2]
+        if self._wide[0] != width:
+            ones = np.ones((width, self._channels), np.float32)
+            self._wide = (width, (ones * self._factor).ravel(), (ones * self._summand).ravel())
+        _, factor, summand = self._wide
+        rows = item.reshape(-1, width * self._channels)
+        result: Tensor = np.multiply(rows, factor, dtype=np.float32, casting="unsafe")
+        result += summand
+        return result.reshape(item.shape)
 
 
 def softmax(logits: Tensor) -> Tensor:
