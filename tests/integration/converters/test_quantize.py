@@ -22,7 +22,10 @@ from converters.quantization.sensitivity import snr_db
 from shared.conversion import CalibrationMethod, Recipe
 from shared.errors import ModelLoadError
 from shared.manifest import Scheme, digest
+from shared.pipeline import PipelineSpec, RunModel
 from shared.runtime.interpreter import Kernels, LiteRtInterpreter
+from shared.runtime.pipeline import CompiledPipeline
+from shared.steps import Dequantise, Quantise
 from tests.support import drawn_networks, models, networks
 
 ROOT = Path(__file__).parents[3]
@@ -110,6 +113,20 @@ def test_integer_ends_take_and_give_int8(items: list[np.ndarray[Any, np.dtype[An
     assert (interpreter.inputs[0].dtype, interpreter.outputs[0].dtype) == ("int8", "int8")
     graph = FloatGraph(made)
     assert not [operator.name for operator in graph.operators if graph.computes_floats(operator)]
+
+
+def test_one_pipeline_feeds_the_float_and_the_integer_model_alike(
+    items: list[np.ndarray[Any, np.dtype[Any]]],
+) -> None:
+    made = quantize(networks.network(), Recipe(scheme=Scheme.FULL_INT8, integer_io=True), items)
+    spec = PipelineSpec(steps=(Quantise(), RunModel(), Dequantise()))
+    plain, integers = (
+        CompiledPipeline(spec, LiteRtInterpreter(each, threads=1)) for each in (networks.network(), made)
+    )
+    batch = np.stack(items).reshape(-1, *plain.model_input.shape[1:])
+    expected, answered = plain.scores(batch), integers.scores(batch)
+    assert snr_db(expected, answered) > 15
+    assert float(np.mean(expected.argmax(axis=1) == answered.argmax(axis=1))) > 0.9
 
 
 def test_float_ends_stay_by_default(items: list[np.ndarray[Any, np.dtype[Any]]]) -> None:
