@@ -1,8 +1,10 @@
-"""A loaded release: immutable, counted by who uses it, closed when it is retired and the last user has gone."""
+"""A release in memory: immutable, closed when it is retired and the last of its shadow runs has ended.
+
+Who waits for an answer of it is counted by its resident, which retires it when the last of them has gone.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,7 +17,6 @@ from agent.serving.workers import SHADOW_QUEUE_LENGTH, Workers
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterator
 
     from agent.core.plan import SlotSpec
     from agent.serving.batching import Answered
@@ -37,7 +38,7 @@ class Instance:
         )
         self._most = max(each.most for each in (*model.workers, model.inline) if each)
         self._gathering = Gathering(model.inline, loop) if model.inline and model.inline.most > 1 else None
-        self._users = 0
+        self._shadow_runs = 0
         self._retired = False
         self.slot = slot
         self.probe, self.probe_ms, self._least_s = model.probe, model.probe_ms, model.least_ms / 1000
@@ -52,25 +53,16 @@ class Instance:
 
     @property
     def is_closed(self) -> bool:
-        """Whether it has been retired and nobody uses it any more."""
-        return self._retired and self._users == 0
+        """Whether it has been retired and its shadow runs have ended."""
+        return self._retired and self._shadow_runs == 0
 
     @property
     def waiting(self) -> int:
         """Requests that no worker has taken yet."""
         return self._workers.waiting
 
-    @contextlib.contextmanager
-    def used(self) -> Iterator[None]:
-        """Keep it alive for the length of a request, whatever plan comes meanwhile."""
-        self._users += 1
-        try:
-            yield
-        finally:
-            self._release()
-
     async def run(self, request: Request, *, deadline_s: float, alone: bool = False) -> Outcome:
-        """Answer; call it within `used()`.
+        """Answer; call it within the `used()` of the resident that it belongs to.
 
         `alone`: in no batch with others, so that what it takes can be compared with what it takes elsewhere.
 
@@ -100,7 +92,7 @@ class Instance:
         """Run it when a worker is idle, and call `done` on the loop; returns False when it was dropped at once."""
         if self._retired or not self._workers.submit_shadow(request, partial(self._after_shadow, done), limit=limit):
             return False
-        self._users += 1
+        self._shadow_runs += 1
         return True
 
     @property
@@ -109,9 +101,9 @@ class Instance:
         return not self._retired and self._workers.takes_shadows
 
     def retire(self) -> None:
-        """Take no new work, and close when the last user has gone."""
+        """Take no new work, and close when the last shadow run has ended."""
         self._retired = True
-        if self._users == 0:
+        if self._shadow_runs == 0:
             self._workers.close()
 
     def join(self, *, timeout_s: float) -> bool:
@@ -131,7 +123,7 @@ class Instance:
             self._release()
 
     def _release(self) -> None:
-        self._users -= 1
+        self._shadow_runs -= 1
         if self.is_closed:
             self._workers.close()
 

@@ -14,6 +14,7 @@ from agent.serving.exchange import LiveLine, LiveRoute
 from agent.serving.instance import Instance
 from agent.serving.lane import Lane
 from agent.serving.loading import LoadedModel
+from agent.serving.resident import Resident
 from agent.serving.traffic import Traffic
 from shared.errors import NotFoundError
 from shared.pipeline import MODEL_ONLY
@@ -30,19 +31,23 @@ if TYPE_CHECKING:
     from shared.ids import ReleaseId
 
 
-def _instance(folder: Path, release: ReleaseId, version: int) -> Instance:
+def _never(resident: Resident) -> asyncio.Future[Instance]:
+    raise AssertionError(f"{resident.slot.release_id} is in memory")
+
+
+def _resident(folder: Path, release: ReleaseId, version: int) -> Resident:
     slot = make_slot(folder, models.one_hot_classifier(), release=release, version=version)
     lane = Lane(MODEL_ONLY, DirectedInterpreter(lambda items: items))
     probe = ModelProbe(
         mode=ExecutionMode.WORKERS, workers=1, threads=1, by_threads=(ThreadTiming(threads=1, p50_ms=1.0),)
     )
     loaded = LoadedModel(workers=(Batcher(lane, {}, {}),), inline=None, probe=probe, least_ms=1.0)
-    return Instance(slot, loaded, loop=asyncio.get_running_loop())
+    return Resident(slot, Instance(slot, loaded, loop=asyncio.get_running_loop()), memory_bytes=0, wake=_never)
 
 
 @pytest.fixture
 async def route(tmp_path: Path) -> AsyncIterator[LiveRoute]:
-    stable, candidate = _instance(tmp_path, STABLE, 1), _instance(tmp_path, CANDIDATE, 2)
+    stable, candidate = _resident(tmp_path, STABLE, 1), _resident(tmp_path, CANDIDATE, 2)
     line = LiveLine(
         line=MODEL,
         variant=MAIN,
@@ -88,7 +93,7 @@ async def test_route_without_a_primary_says_why_and_lets_no_shadow_answer(
         empty.pick(version)
 
 
-async def test_instance_retired_in_the_middle_of_a_request_closes_after_it(route: LiveRoute) -> None:
+async def test_release_retired_in_the_middle_of_a_request_closes_after_it(route: LiveRoute) -> None:
     assert route.primary is not None
     with route.primary.used():
         route.primary.retire()
