@@ -11,10 +11,13 @@ import requests
 
 from agent.serving import open_inference_pb2
 from tests.support.clients import run_client
+from tests.support.inference_api import image_slot, picture
 from tests.support.outside.wire_numbers import numbers
 from tests.support.serving import MODEL, infer_body, one_hot, plan_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agent.core.plan import SlotSpec
     from tests.support.inference_api import Served
 
@@ -35,6 +38,13 @@ async def test_triton_client_finds_a_triton(served: Served, stable: SlotSpec) ->
         assert found["counted"] == number + 1
     assert "Desired" in seen["http_binary"]["refused"]
     assert "PERMISSION_DENIED" in seen["grpc"]["refused"]
+
+
+async def test_triton_client_sends_encoded_images(served: Served, tmp_path: Path) -> None:
+    await served.engine.apply(plan_of(image_slot(tmp_path)))
+    address, images = served.url.removeprefix("http://"), [picture(3).hex(), picture(8, "JPEG").hex()]
+    said = await asyncio.to_thread(run_client, "triton_images", address, served.grpc, MODEL, *images)
+    assert json.loads(said) == {"http": ["d", "i"], "grpc": ["d", "i"]}
 
 
 async def test_kserve_clients_find_a_kserve(served: Served, stable: SlotSpec) -> None:
