@@ -104,4 +104,5 @@ def row(item: Answer | PipelineError) -> object:
 
 
 def _is_labels(value: Any) -> bool:  # noqa: ANN401 - any value of a pipeline
-    return isinstance(value, tuple) and all(isinstance(each, LabelScore) for each in value)
+    # Nothing found may be no box as well as no label: it is told as an answer, too.
+    return isinstance(value, tuple) and bool(value) and all(isinstance(each, LabelScore) for each in value)
