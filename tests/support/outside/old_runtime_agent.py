@@ -50,6 +50,7 @@ async def main(plan: Plan, asked: list[dict[str, object]]) -> None:
     applied = await engine.apply(plan)
     alone = [await ask(engine, each) for each in asked]
     # Where callers came one at a time until now, it takes a few before anybody looks for others.
+    together: list[asyncio.Task[dict[str, object]]] = []
     for _ in range(3):
         async with asyncio.TaskGroup() as group:
             together = [group.create_task(ask(engine, each)) for each in asked]
