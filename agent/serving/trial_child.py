@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import statistics
 import time
+import wave
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from agent.core.plan import TrialRequest, TrialResult
 from agent.serving.lane import Lane
 from agent.serving.loading import COMPONENTS_DIR, MANIFEST_FILE, MODEL_FILE, open_litert
+from agent.serving.requests import ClassifyRequest
 from shared import manifest
-from shared.errors import LitefleetError, ModelLoadError, UntrustedError
-from shared.pipeline import OWN_MODEL
+from shared.errors import LitefleetError, ModelFailedError, ModelLoadError, PipelineError, UntrustedError
+from shared.pipeline import OWN_MODEL, takes_bytes, takes_images
 from shared.runtime.golden import check_golden, to_array
 
 if TYPE_CHECKING:
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from shared.manifest import ManifestArtifact, ReleaseManifest
+    from shared.pipeline import PipelineSpec
     from shared.runtime.interpreter import Interpreter
 
     Tensor = NDArray[Any]
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
 
 # Enough for a median; a slow model is judged by what fits in a second.
 _RUNS, _RUNS_S = 50, 1.0
+_SIDE, _RATE_HZ = 512, 16_000
 
 
 def try_release(request: TrialRequest) -> TrialResult:
@@ -37,8 +44,9 @@ def try_release(request: TrialRequest) -> TrialResult:
         interpreter = open_litert(model, request.threads)
         others = _open_components(Path(request.folder), described, request.threads)
         # Pipeline and models must fit together as they will in serving.
-        Lane(described.pipeline, {OWN_MODEL: interpreter} | {name: opened for name, (opened, _) in others.items()})
-        mismatch = _mismatch(interpreter, artifact, others)
+        models = {OWN_MODEL: interpreter} | {name: opened for name, (opened, _) in others.items()}
+        lane = Lane(described.pipeline, models)
+        mismatch = _mismatch(interpreter, artifact, others) or _rehearsed(lane, described.pipeline)
         if mismatch:
             return _result(mismatch, artifact)
         # As if all of them ran for every item: no branch of the pipeline takes longer.
@@ -91,6 +99,36 @@ def _mismatch(interpreter: Interpreter, artifact: ManifestArtifact, others: Mapp
         problem = mismatch or check_golden(opened, made.golden)
         mismatch = mismatch or (problem and f"{problem} (component {name})")
     return mismatch
+
+
+def _rehearsed(lane: Lane, pipeline: PipelineSpec) -> str:
+    """Return "" or how the pipeline as a whole breaks on a grey image or on silence, which is nobody's fault else."""
+    if not takes_bytes(pipeline):
+        return ""
+    try:
+        lane.run(ClassifyRequest(encoded=_grey_image() if takes_images(pipeline) else _silence()))
+    except ModelFailedError as exc:
+        return f"{exc.reason}: {exc}"
+    except PipelineError:
+        # It may take none of this size.
+        return ""
+    return ""
+
+
+def _grey_image() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (_SIDE, _SIDE), (128, 128, 128)).save(out, "PNG")
+    return out.getvalue()
+
+
+def _silence() -> bytes:
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(_RATE_HZ)
+        file.writeframes(bytes(2 * _RATE_HZ))
+    return out.getvalue()
 
 
 def _timed_ms(interpreter: Interpreter, artifact: ManifestArtifact) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +18,7 @@ from shared.runtime.frames import Frame, Picture
 from shared.runtime.model_call import ModelCall
 from shared.runtime.values import Box, LabelScore, Shaped
 from shared.steps import (
+    Cascade,
     Colour,
     CropImage,
     DecodeAudio,
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     Tensor = NDArray[Any]
     Op = Callable[[Sequence[Value]], Value]
 
+_KEEP_SHAPE = (TopLabels, Softmax, Sigmoid, Dequantise, Ensemble, Cascade)
 _NUMPY_ERRORS = (ValueError, TypeError, IndexError, OverflowError)
 
 
@@ -67,6 +70,22 @@ class Compiler:
                 interpreter = interpreters[given(node.step.model, OWN_MODEL)]
                 self._calls[place] = ModelCall(node.step, interpreter, len(node.sources))
         self._after_model = _after_models(graph)
+        for place, node in enumerate(graph.nodes):
+            if isinstance(node.step, TopLabels):
+                self._check_labels(place, len(given(node.step.labels, labels)))
+
+    def _check_labels(self, place: int, count: int) -> None:
+        """Refuse another number of labels than of scores, where that is known before there is an answer."""
+        while isinstance(self._graph.nodes[place].step, _KEEP_SHAPE):
+            source = self._graph.nodes[place].sources[0]
+            place = source.place
+            if place in self._calls:
+                sizes = self._calls[place].outputs[source.output].shape[1:]
+                scores = math.prod(sizes)
+                if sizes and -1 not in sizes and scores != count:
+                    raise PipelineError(f"the pipeline names {count} labels for {scores} outputs")
+            if place == REQUEST_PLACE:
+                return
 
     def compile(self) -> tuple[Compute, ...]:
         """Return each step's function, in order."""

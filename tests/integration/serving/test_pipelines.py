@@ -211,3 +211,21 @@ async def test_boxes_are_told_in_the_answer_of_classify(served: Served, tmp_path
     assert status == 200
     (box,) = body["answers"]["detect_boxes"]
     assert (box["label"], len(box["box"])) == ("d", 4)
+
+
+async def test_pipeline_that_breaks_on_every_image_fails_the_trial(tmp_path: Path) -> None:
+    pipeline = spec(
+        {"type": "decode_image", "colour": "L"},
+        {"type": "resize_image", "height": 1, "width": 10},
+        {"type": "run_model"},
+        {"type": "segment"},
+    )
+    slot = make_slot(tmp_path, models.one_hot_classifier(input_shape=(1, 10, 1)), pipeline=pipeline)
+    request = TrialRequest(folder=slot.folder, max_memory_bytes=2 * 1024**3, deadline_s=30.0)
+    assert (await run_trial(request)).reason == "model_failed: segment takes (H, W, classes) or (H, W), got (10,)"
+
+
+async def test_component_with_other_outputs_than_labels_is_refused_by_name(served: Served, tmp_path: Path) -> None:
+    slot = composed(tmp_path, replace(FAN_OUT, labels=("only", "two")))
+    applied = await served.engine.apply(plan_of(slot))
+    assert applied.slots[0].error == "pipeline_failed: the pipeline names 2 labels for 10 outputs"
