@@ -168,9 +168,7 @@ def images(effort: Effort) -> None:
         raw = [cpu_us_of(bare, seconds=effort.seconds / 2) for _ in range(effort.rounds)]
         asked = (ours, request)
         found = {
-            callers: interleaved([(ours, request)], connections=callers, seconds=effort.seconds, rounds=effort.rounds)[
-                0
-            ]
+            callers: interleaved([asked], connections=callers, seconds=effort.seconds, rounds=effort.rounds)[0]
             for callers in (1, 4)
         }
         raw += [cpu_us_of(bare, seconds=effort.seconds / 2) for _ in range(effort.rounds)]
