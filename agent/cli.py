@@ -1,4 +1,4 @@
-"""`litefleet-agent`: enrol a device, run it, look at it, say who may call it, and serve one file for development."""
+"""`litefleet-agent`: enrol a device, run it, look at it, say who may call it; serve or measure one file."""
 
 from __future__ import annotations
 
@@ -62,10 +62,13 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser(
         "serve",
-        help="serve a local .tflite file on loopback, unverified, for development",
-        description="Serve a local file on loopback without a controller. Nothing about the file is verified.",
+        help="serve a local .tflite file or release folder on loopback, unverified, for development",
+        description="Serve a local file, or a release's folder with its pipeline, on loopback without a controller. "
+        "Nothing about it is verified.",
     )
-    serve.add_argument("file", type=Path, metavar="FILE.tflite", help="the model")
+    serve.add_argument(
+        "file", type=Path, metavar="FILE.tflite|RELEASE_FOLDER", help="the model, or a folder with its manifest.json"
+    )
     serve.add_argument("--name", required=True, help="what callers call the model: a-z, 0-9 and -")
     serve.add_argument(
         "--http-port", type=_port, default=8080, metavar="N", help="loopback port (%(default)s); 0 = any"
@@ -80,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         help="origin whose pages may call from a browser; repeatable",
     )
 
+    _add_bench_parser(commands)
     _add_application_parser(commands)
     log = commands.add_parser("log", help="print the requests that were written down, one CloudEvent a line")
     log.add_argument("--config", type=Path, required=True, metavar="FILE", help="the agent's settings")
@@ -88,6 +92,27 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--state", type=Path, required=True, metavar="DIR", help="the agent's state folder")
     status.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form (%(default)s)")
     return parser
+
+
+def _add_bench_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="measure a local model on this device, bare and by every protocol",
+        description="Load a model as the agent does and print what it found out about it; then measure the bare "
+        "invocation, the pipeline without a server, and a real server on loopback that is asked over one connection in "
+        "every protocol, in turns. CPU is the figure to trust: it is that of all the server's threads for one answer, "
+        "whatever else this device does meanwhile.",
+        epilog="examples: litefleet-agent bench digits.tflite; litefleet-agent bench release/ --item photo.jpg -o json"
+        f" | {_EXIT_CODES}",
+    )
+    bench.add_argument(
+        "file", type=Path, metavar="FILE.tflite|RELEASE_FOLDER", help="the model, or a folder with its manifest.json"
+    )
+    bench.add_argument("--seconds", type=float, default=2.0, metavar="S", help="for each way of asking (%(default)g)")
+    bench.add_argument(
+        "--item", type=Path, metavar="FILE", help="image or sound to ask with (one is made up), if the pipeline decodes"
+    )
+    bench.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form (%(default)s)")
 
 
 def _add_application_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -127,6 +152,8 @@ def _do(asked: argparse.Namespace) -> int:
             return _run(asked.config)
         case "serve":
             return _serve(asked)
+        case "bench":
+            return _bench(asked)
         case "application":
             return _application(asked)
         case "log":
@@ -183,6 +210,18 @@ def _serve(asked: argparse.Namespace) -> int:
         cors_origins=tuple(asked.cors_origin),
     )
     serve_file(asked.file, name=asked.name, doors=doors)
+    return EXIT_OK
+
+
+def _bench(asked: argparse.Namespace) -> int:
+    import msgspec
+
+    from agent.serving.bench import bench
+    from agent.serving.bench_table import render
+
+    report = bench(asked.file, seconds=asked.seconds, item=asked.item)
+    as_json = asked.output == "json"
+    _say(msgspec.json.format(msgspec.json.encode(report)).decode() if as_json else render(report))
     return EXIT_OK
 
 

@@ -21,6 +21,7 @@ from agent.serving.api import create_app
 from agent.serving.cors import check_origins
 from agent.serving.engine import Engine
 from agent.serving.loading import COMPONENTS_DIR, MANIFEST_FILE, MODEL_FILE, LoadedModel, load_model, open_litert
+from agent.serving.preparing import prepare_process
 from agent.serving.scrape import Scrape
 from agent.serving.sockets import listen_unix
 from agent.serving.traffic import Traffic
@@ -70,8 +71,8 @@ class LocalDoors:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Files:
-    """What is served, read when the server started."""
+class LocalFiles:
+    """What is served, read once."""
 
     model: bytes
     pipeline: PipelineSpec
@@ -88,7 +89,8 @@ def serve_file(path: Path, *, name: str, doors: LocalDoors) -> None:
         ModelLoadError: the runtime refuses the file, or its pipeline does not fit it.
     """
     doors.check()
-    asyncio.run(_serve(_read(path), name=model_name(name), doors=doors))
+    prepare_process()
+    asyncio.run(_serve(read_files(path), name=model_name(name), doors=doors))
 
 
 class LocalLoading:
@@ -112,7 +114,7 @@ class LocalLoading:
         await self._engine.apply(Plan(serial=self._plan.serial, routes=(withheld,)))
 
 
-async def _serve(files: _Files, *, name: ModelName, doors: LocalDoors) -> None:
+async def _serve(files: LocalFiles, *, name: ModelName, doors: LocalDoors) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -183,15 +185,16 @@ async def _listen_unix(runner: web.AppRunner, path: Path) -> None:
     await web.SockSite(runner, listener).start()
 
 
-def _read(path: Path) -> _Files:
+def read_files(path: Path) -> LocalFiles:
+    """Read a `.tflite` file, or a release's folder. Raises InvalidInputError, which names what cannot be read."""
     try:
         if not path.is_dir():
-            return _Files(model=path.read_bytes(), pipeline=MODEL_ONLY, components={})
+            return LocalFiles(model=path.read_bytes(), pipeline=MODEL_ONLY, components={})
         described = manifest.decode((path / MANIFEST_FILE).read_bytes())
         components = {
             each.name: (path / COMPONENTS_DIR / f"{each.name}.tflite").read_bytes() for each in described.components
         }
-        return _Files(model=(path / MODEL_FILE).read_bytes(), pipeline=described.pipeline, components=components)
+        return LocalFiles(model=(path / MODEL_FILE).read_bytes(), pipeline=described.pipeline, components=components)
     except OSError as exc:
         raise InvalidInputError(field=str(path), problem=f"cannot be read: {exc.strerror}") from exc
     except UntrustedError as exc:

@@ -19,11 +19,10 @@ from aiohttp import web
 
 from agent import config, logs
 from agent.doors import is_loopback
-from agent.serving import allocator, protocols
+from agent.serving import protocols
 from agent.serving.access import Access
 from agent.serving.api import create_app
 from agent.serving.boot import BootLedger
-from agent.serving.connections import raise_file_limit
 from agent.serving.engine import Engine
 from agent.serving.learning import Learning
 from agent.serving.link import ServingLink
@@ -31,6 +30,7 @@ from agent.serving.loading import load_slot, open_litert
 from agent.serving.mqtt_requests import MqttRequests
 from agent.serving.observation import Observer
 from agent.serving.planning import Planner
+from agent.serving.preparing import prepare_process
 from agent.serving.request_log import RequestLog
 from agent.serving.residency import Limits, default_budget_bytes
 from agent.serving.scrape import Scrape, ScrapeAnswers
@@ -53,10 +53,6 @@ SHUTDOWN_S: Final = 10.0
 
 BOOT_S: Final = 5.0
 """Seconds that callers are kept waiting for the plan on disk; then those of models that have loaded are served."""
-
-SWITCH_INTERVAL_S: Final = 2e-4
-"""How long a thread may keep the GIL from another. At Python's 5 ms, a model of 0.1 ms takes 5.7 ms beside one busy
-thread; at 0.2 ms, under one."""
 
 _log = structlog.get_logger(__name__)
 
@@ -154,9 +150,7 @@ def main(*, open_interpreter: OpenInterpreter = open_litert) -> int:
         print(f"litefleet-agent: {exc}", file=sys.stderr)  # noqa: T201 - logging is set up by the settings
         return os.EX_CONFIG
     logs.set_up(settings.log_level)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    allocator.keep_little()
-    raise_file_limit()
+    prepare_process()
     listeners = [socket.socket(fileno=fd) for fd in arguments.listen_fd]
     for listener in listeners:
         listener.setblocking(False)
