@@ -50,7 +50,7 @@ class BrokerRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Whatever the application wants answered by the same variant each time."""
     expires_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
     """When nobody waits for the answer any more; none is given then."""
-    header_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    header_bytes: Annotated[int, msgspec.Meta(ge=0, le=MAX_PAYLOAD_BYTES)] | None = None
     """Of the bytes that follow, how many are the body's JSON, before binary tensors; None: all."""
     body: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     """The body in JSON, where no bytes follow."""

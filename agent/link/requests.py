@@ -38,6 +38,9 @@ MAX_TURNED_AWAY: Final = 16
 DEADLINE_S: Final = 30.0
 """Of a request that names none; serving gives no request longer."""
 
+MAX_REPLY_BYTES: Final = MAX_PAYLOAD_BYTES - 1024
+"""Largest reply, with room for its topic: a broker hangs up on whoever sends it a larger packet."""
+
 _REMEMBERED: Final = 4096
 """Ids that are not answered again: minutes of the most that a broker brings, and a broker repeats within seconds."""
 
@@ -146,19 +149,32 @@ class BrokerRequests:
             self._turned_away -= 1
 
     async def _reply(self, asked: BrokerRequest, answer: InferenceAnswered, reply_to: str) -> None:
-        follows = answer.body if answer.header_bytes is not None else None
-        said = BrokerReply(
-            id=asked.id,
-            status=answer.status,
-            retry_after_s=None if answer.retry_after_s is None else math.ceil(answer.retry_after_s),
-            header_bytes=answer.header_bytes,
-            body=msgspec.UNSET if follows is not None else msgspec.Raw(answer.body),
-        )
+        payload = _packed(asked, answer)
+        if len(payload) > MAX_REPLY_BYTES:
+            payload = _packed(asked, _too_large(len(payload)))
         try:
-            await self._publish(reply_to, pack(said, follows))
+            await self._publish(reply_to, payload)
         except UnreachableError as exc:
             # Whoever asked waits until his own deadline, and asks again.
             _log.debug("reply_not_sent", topic=reply_to, error=str(exc))
+
+
+def _packed(asked: BrokerRequest, answer: InferenceAnswered) -> bytes:
+    follows = answer.body if answer.header_bytes is not None else None
+    said = BrokerReply(
+        id=asked.id,
+        status=answer.status,
+        retry_after_s=None if answer.retry_after_s is None else math.ceil(answer.retry_after_s),
+        header_bytes=answer.header_bytes,
+        body=msgspec.UNSET if follows is not None else msgspec.Raw(answer.body),
+    )
+    return pack(said, follows)
+
+
+def _too_large(size_bytes: int) -> InferenceAnswered:
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    detail = f"the answer has {size_bytes} bytes, and a broker takes {MAX_REPLY_BYTES}: ask for fewer outputs or items"
+    return InferenceAnswered(status=status, body=_problem(status, "answer_too_large", detail))
 
 
 def _unavailable(error: UnreachableError) -> InferenceAnswered:

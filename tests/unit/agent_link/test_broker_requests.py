@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from agent.core.plan import InferenceAnswered
-from agent.link.requests import DEADLINE_S, MAX_IN_FLIGHT, MAX_TURNED_AWAY, BrokerRequests
+from agent.link.requests import DEADLINE_S, MAX_IN_FLIGHT, MAX_REPLY_BYTES, MAX_TURNED_AWAY, BrokerRequests
 from shared.broker_inference import MAX_PAYLOAD_BYTES, BrokerReply, BrokerRequest, pack, unpack_reply
 from shared.errors import UnreachableError
 from shared.ids import DeviceId
@@ -163,10 +163,22 @@ async def test_answer_with_tensors_goes_back_as_bytes() -> None:
     assert (reply.header_bytes, body) == (2, b"{}\x01\x02")
 
 
+@pytest.mark.parametrize("header_bytes", [None, 2])
+async def test_attack_answer_that_the_broker_would_hang_up_on_is_told_as_a_problem(header_bytes: int | None) -> None:
+    body = b"{}" + b" " * MAX_REPLY_BYTES
+    serving = Serving(answer=InferenceAnswered(status=200, body=body, header_bytes=header_bytes))
+    _, _, broker = await taken(question(1), serving=serving)
+    ((_, reply, said),) = broker.said
+    assert (reply.status, reply.header_bytes) == (413, None)
+    assert msgspec.json.decode(said)["reason"] == "answer_too_large"
+
+
 @pytest.mark.parametrize(
     ("topic", "payload"),
     [
         (TOPIC, b""),
+        # More than the frame to serving can hold: it would end the process that writes it.
+        (TOPIC, question(1).replace(b'"header_bytes":null', b'"header_bytes":' + b"9" * 30)),
         (TOPIC, b"{}"),
         (TOPIC, question(1, reply="../x")),
         (TOPIC, question(1) + b" " * MAX_PAYLOAD_BYTES),
