@@ -10,7 +10,7 @@ import statistics
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     OpenThreads = Callable[[int], Interpreter]
     Memory = Callable[[], int]
+    Stopwatch = Callable[[], float]
     Tensor = NDArray[Any]
 
 INLINE_MS: Final = 0.15
@@ -87,6 +88,7 @@ def probe_model(
     may_join: bool,
     size_bytes: int = 0,
     memory: Memory | None = None,
+    stopwatch: Stopwatch = time.perf_counter,
 ) -> Probed:
     """Open a model, measure it and choose.
 
@@ -94,7 +96,8 @@ def probe_model(
     each other and may share an invocation. Of a file of many `size_bytes` there is never more than one interpreter at a
     time. `memory` tells what this process takes: `own_bytes`. Raises what opening and running the model raises.
     """
-    probing = _Probing(open_threads, threads=threads, cores=cores, example=example, memory=memory or own_bytes)
+    meters = _Meters(memory or own_bytes, stopwatch)
+    probing = _Probing(open_threads, threads=threads, cores=cores, example=example, meters=meters)
     is_large = size_bytes > EXTRA_BYTES
     return probing.run(may_join=may_join and not is_large, is_large=is_large)
 
@@ -126,18 +129,23 @@ class Timing:
     least_ms: float
 
 
+class _Meters(NamedTuple):
+    own_bytes: Memory
+    stopwatch: Stopwatch
+
+
 class _Probing:
     """The course of one probe."""
 
     def __init__(
-        self, open_threads: OpenThreads, *, threads: int, cores: int, example: list[Tensor] | None, memory: Memory
+        self, open_threads: OpenThreads, *, threads: int, cores: int, example: list[Tensor] | None, meters: _Meters
     ) -> None:
         self._open_threads, self._threads, self._cores = open_threads, threads, max(1, cores)
         first = open_threads(threads)
-        self._own_bytes = memory
+        self._own_bytes, self._stopwatch = meters
         self._inputs = example or zeros(first)
         self._opened = {threads: first}
-        self._timed = {threads: time_runs(first, self._inputs)}
+        self._timed = {threads: time_runs(first, self._inputs, self._stopwatch)}
         self._extra_bytes = 0
         self._is_measured = False
 
@@ -203,7 +211,7 @@ class _Probing:
         before = 0 if self._is_measured else self._own_bytes()
         extra = self._open_threads(threads)
         if threads not in self._timed:
-            self._timed[threads] = time_runs(extra, self._inputs)
+            self._timed[threads] = time_runs(extra, self._inputs, self._stopwatch)
         elif not self._is_measured:
             extra.run(self._inputs)
         if not self._is_measured:
@@ -225,7 +233,7 @@ class _Probing:
                 extra = self._extra(threads)
                 if len(buckets) >= self._allowed or not _are_independent(first, extra, rows[:size], batch):
                     break
-                timing = time_runs(extra, batch)
+                timing = time_runs(extra, batch, self._stopwatch)
             except LitefleetError:
                 # It takes no batch, whatever its signature says.
                 break
@@ -237,14 +245,14 @@ class _Probing:
         return buckets, tuple(timings)
 
 
-def time_runs(interpreter: Interpreter, inputs: Sequence[Tensor]) -> Timing:
+def time_runs(interpreter: Interpreter, inputs: Sequence[Tensor], stopwatch: Stopwatch = time.perf_counter) -> Timing:
     """Time runs for a while. The first one warms up, and counts only where there was no time for another."""
     took: list[float] = []
-    end = time.perf_counter() + _SHARE_S
-    while not took or (len(took) <= _RUNS and time.perf_counter() < end):
-        started = time.perf_counter()
+    end = stopwatch() + _SHARE_S
+    while not took or (len(took) <= _RUNS and stopwatch() < end):
+        started = stopwatch()
         interpreter.run(inputs)
-        took.append(time.perf_counter() - started)
+        took.append(stopwatch() - started)
     counted = took[1:] or took
     return Timing(p50_ms=statistics.median(counted) * 1000, least_ms=min(counted) * 1000)
 

@@ -1,8 +1,7 @@
-"""What a model is measured to cost, and what is chosen by it. Times are made by waiting; only their order counts."""
+"""What a model is measured to cost, and what is chosen by it; the stopwatch goes on by what runs are said to cost."""
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,11 +26,20 @@ if TYPE_CHECKING:
     Tensor = NDArray[Any]
 
 
-def busy(ms: float) -> None:
-    """Take so long, by the processor."""
-    end = time.perf_counter() + ms / 1000
-    while time.perf_counter() < end:
-        pass
+class Stopwatch:
+    """Goes on only by what it is told, and a hair with each look, as a real one does."""
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+
+    def __call__(self) -> float:
+        """Look."""
+        self._now_s += 1e-9
+        return self._now_s
+
+    def spend(self, ms: float) -> None:
+        """Let so much pass."""
+        self._now_s += ms / 1000
 
 
 class Machine:
@@ -43,6 +51,7 @@ class Machine:
         self._cost_ms, self._answer = cost_ms, answer or (lambda items: items)
         self.opened: list[int] = []
         self.runs = 0
+        self.stopwatch = Stopwatch()
 
     def open(self, threads: int) -> Interpreter:
         """Open one."""
@@ -50,14 +59,16 @@ class Machine:
 
         def compute(items: Tensor) -> Tensor:
             self.runs += 1
-            busy(self._cost_ms(threads, len(items)))
+            self.stopwatch.spend(self._cost_ms(threads, len(items)))
             return self._answer(items)
 
         return DirectedInterpreter(compute)
 
 
 def probed(machine: Machine, *, cores: int = 2, threads: int = 1, may_join: bool = True) -> Probed:
-    return probe_model(machine.open, threads=threads, cores=cores, example=None, may_join=may_join)
+    return probe_model(
+        machine.open, threads=threads, cores=cores, example=None, may_join=may_join, stopwatch=machine.stopwatch
+    )
 
 
 def test_fast_model_runs_on_the_loop_and_has_a_second_interpreter_for_the_rest() -> None:
@@ -86,12 +97,21 @@ def test_large_model_gets_threads_although_workers_would_answer_more() -> None:
     # A model of that size would take the test too long: the memory that is measured is made up.
     sizes = iter([0, 100 * 1024 * 1024])
     machine = Machine(lambda threads, rows: 4.0 * rows / threads**0.5)
-    found = probe_model(machine.open, threads=1, cores=2, example=None, may_join=True, memory=lambda: next(sizes))
+    found = probe_model(
+        machine.open,
+        threads=1,
+        cores=2,
+        example=None,
+        may_join=True,
+        memory=lambda: next(sizes),
+        stopwatch=machine.stopwatch,
+    )
     assert (found.probe.workers, found.probe.threads, found.spare) == (1, 2, None)
     assert found.probe.interpreter_bytes == 100 * 1024 * 1024
 
 
 def test_large_file_is_in_memory_once_at_a_time_while_it_is_probed() -> None:
+    stopwatch = Stopwatch()
     open_now: list[int] = []
     seen: list[int] = []
 
@@ -108,11 +128,11 @@ def test_large_file_is_in_memory_once_at_a_time_while_it_is_probed() -> None:
 
         def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
             """Take half the time with two threads."""
-            busy(1.0 / self._threads)
+            stopwatch.spend(1.0 / self._threads)
             return list(inputs)
 
     size = 2 * EXTRA_BYTES
-    found = probe_model(Counted, threads=1, cores=2, example=None, may_join=True, size_bytes=size)
+    found = probe_model(Counted, threads=1, cores=2, example=None, may_join=True, size_bytes=size, stopwatch=stopwatch)
     assert (max(seen), open_now, found.probe.threads) == (1, [2], 2)
     assert found.probe.batches == ()
 
@@ -194,7 +214,7 @@ def test_real_model_with_a_fixed_batch_is_not_batched_and_one_with_a_free_batch_
 
 def test_runs_are_timed_after_one_that_warms_up() -> None:
     machine = Machine(lambda _threads, _rows: 0.0)
-    timing = time_runs(machine.open(1), [np.zeros((1, 10), np.float32)])
+    timing = time_runs(machine.open(1), [np.zeros((1, 10), np.float32)], machine.stopwatch)
     assert 0.0 < timing.least_ms <= timing.p50_ms
     assert machine.runs == 26
 
