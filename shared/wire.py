@@ -35,6 +35,9 @@ from shared.traffic import TrafficRule
 SCHEMA_VERSION = 1
 DESIRED_TYPE = "application/vnd.litefleet.desired+json"
 PULSE_TYPE = "application/vnd.litefleet.pulse+json"
+TRAFFIC = "traffic"
+"""What an agent understands that takes variants, traffic rules and request logs; one of before refuses a Desired with a
+variant whole."""
 LONGEST_WAIT_S = 366 * 86_400.0
 """A year: nobody means to wait longer, and a time beyond the calendar could be neither computed nor stored."""
 
@@ -297,6 +300,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Why the newest sealed Desired was refused, if it was: `generation_not_newer`, `unseal_failed: …`."""
     measurements: tuple[MeasurementReport, ...] | msgspec.UnsetType = msgspec.UNSET
     """Those that ended; unset when none did."""
+    understands: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    """What this agent takes in a Desired beyond the first version's: `TRAFFIC`. Unset by agents of before."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):

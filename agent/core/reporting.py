@@ -11,7 +11,7 @@ from agent.core.routing import unavailable_reason
 from agent.core.state import Phase, key_of, transfer_of
 from shared.ids import Epoch, Generation
 from shared.traffic import MAIN, split_line
-from shared.wire import AssignmentPhase, AssignmentReport, AssignmentStatus, Heartbeat, Report, SlotReport
+from shared.wire import TRAFFIC, AssignmentPhase, AssignmentReport, AssignmentStatus, Heartbeat, Report, SlotReport
 
 if TYPE_CHECKING:
     from agent.core.state import AgentState, Attempt, ModelState, Slot
@@ -34,6 +34,7 @@ def report_of(state: AgentState) -> Report:
         stale=state.stale,
         desired_refused=state.desired_refused,
         measurements=tuple(one.ended for one in state.measurements if one.ended is not None) or msgspec.UNSET,
+        understands=(TRAFFIC,),
     )
 
 

@@ -42,6 +42,13 @@ class Cohorts:
         """Return facts of devices; unknown and removed ones are absent."""
         return {fact.device_id: fact for fact in await store.facts(uow.session, ids)}
 
+    async def not_understanding(self, uow: UnitOfWork, ids: Sequence[DeviceId], what: str) -> set[DeviceId]:
+        """Return devices whose agent, by its newest report, does not understand something of a Desired.
+
+        One that has not reported yet is not among them: nothing speaks against it.
+        """
+        return await store.not_understanding(uow.session, ids, what)
+
 
 class FleetRuntimes:
     """Which interpreters the fleet has, for whoever makes what they are to run."""

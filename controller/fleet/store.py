@@ -92,6 +92,13 @@ async def facts(session: AsyncSession, ids: Sequence[DeviceId]) -> list[DeviceFa
     ]
 
 
+async def not_understanding(session: AsyncSession, ids: Sequence[DeviceId], what: str) -> set[DeviceId]:
+    """Return the devices whose newest report does not name a word among what the agent understands."""
+    statement = sa.select(ReportedRow).where(col(ReportedRow.device_id).in_(ids))
+    rows = (await session.execute(statement, execution_options={"populate_existing": True})).scalars()
+    return {DeviceId(row.device_id) for row in rows if what not in (row.report.understands or ())}
+
+
 async def write_device(session: AsyncSession, device: DeviceId, values: Mapping[str, object]) -> None:
     """Set columns of an existing device."""
     await session.execute(sa.update(DeviceRow).where(col(DeviceRow.device_id) == device).values(**values))

@@ -12,6 +12,7 @@ from controller.traffic.edits import LogEdit, TrafficEdit
 from shared.clock import mint_id
 from shared.errors import ConflictError, InvalidInputError, NotFoundError
 from shared.ids import DeviceId, RolloutId
+from shared.wire import TRAFFIC
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,7 +148,10 @@ class TrafficService:
         before = await self._desires.traffic(uow, list(facts), edit.model)
         wanted: dict[DeviceId, ModelTraffic] = {}
         refused: dict[DeviceId, str] = {}
-        for device, after in (await edit.apply(uow, facts, before)).items():
+        old = await self._devices.not_understanding(uow, list(facts), TRAFFIC)
+        for device, edited in (await edit.apply(uow, facts, before)).items():
+            # What takes everything away is for every agent: it is the way back from a mistake.
+            after = _too_old(device) if device in old and _sets(edited) else edited
             if isinstance(after, InvalidInputError):
                 if scope.device:
                     raise after
@@ -167,3 +171,16 @@ class TrafficService:
         outcome.unchanged += len(page) - len(wanted.keys() | refused.keys())
         named = sorted(refused.items())[: _NAMED - len(outcome.refusals)]
         outcome.refusals.update(named)
+
+
+def _sets(edited: ModelTraffic | InvalidInputError) -> bool:
+    return not isinstance(edited, InvalidInputError) and not edited.is_empty
+
+
+def _too_old(device: DeviceId) -> InvalidInputError:
+    """Say that a device's agent would refuse the whole document, or never agree with the controller on its digest."""
+    return InvalidInputError(
+        field="device",
+        problem=f"the agent of {device} understands no variants, traffic rules or request logs",
+        remedy="update litefleet on the device",
+    )

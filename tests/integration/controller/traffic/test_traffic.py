@@ -14,7 +14,7 @@ from controller.traffic.service import PAGE
 from shared.ids import RolloutId
 from shared.probe import ExecutionMode, ModelProbe, ThreadTiming
 from shared.topics import Channel
-from shared.wire import AssignmentPhase, AssignmentReport, AssignmentStatus, HaltMode, SlotReport
+from shared.wire import TRAFFIC, AssignmentPhase, AssignmentReport, AssignmentStatus, HaltMode, SlotReport
 from tests.support.fleet_broker import signing_request
 from tests.support.fleet_world import DIGITS, NOW, FleetWorld, TestDevice, choice, intent, report
 from tests.support.traffic_world import DOORS_ONE, FIVE, FOUR, X86_ONLY
@@ -290,3 +290,48 @@ async def test_report_of_a_variant_is_stored_and_shown_with_its_probe(
     assert [one["variant"] for one in cast("list[Answer]", shown["assignments"])] == ["blue"]
     assert shown["desired"] == {"digits": "r1", "digits@blue": FOUR}
     assert "digits@blue: trial" in str(shown["explanation"])
+
+
+async def heard(
+    world: FleetWorld, name: str = "cam-1", *, understands: tuple[str, ...] | msgspec.UnsetType
+) -> TestDevice:
+    """Return a device that runs digits and has reported as an agent of some age does."""
+    device = await running(world, name)
+    await world.ingest.take([device.says(Channel.REPORT, msgspec.structs.replace(report(), understands=understands))])
+    assert world.acks(device) == [1]
+    return device
+
+
+@pytest.mark.parametrize("understands", [msgspec.UNSET, ("something newer",)])
+@pytest.mark.parametrize(("path", "asked"), [("/traffic", {"variants": BLUE}), ("/request-logs", {"sample_rate": 0.5})])
+async def test_agent_that_understands_no_variants_is_sent_none(
+    world: FleetWorld,
+    api: aiohttp.ClientSession,
+    understands: tuple[str, ...] | msgspec.UnsetType,
+    path: str,
+    asked: Answer,
+) -> None:
+    device = await heard(world, understands=understands)
+    status, answer = await call(api, "POST", path, {"device": "cam-1", "model": "digits", **asked})
+    assert (status, "update litefleet on the device" in str(answer)) == (422, True), answer
+    assert (await world.document(device)).generation == 1
+
+
+async def test_cohort_with_an_old_agent_names_it_and_tells_the_others(
+    world: FleetWorld, api: aiohttp.ClientSession
+) -> None:
+    await heard(world, understands=msgspec.UNSET)
+    await heard(world, "cam-2", understands=(TRAFFIC,))
+    await running(world, "cam-3")
+    answer = await must(api, device="", cohort="all", variants=BLUE)
+    assert (answer["changed"], answer["refused"]) == (2, 1)
+    assert "cam-1" in str(answer["refusals"])
+
+
+async def test_what_was_set_can_be_taken_from_an_agent_that_does_not_understand_it(
+    world: FleetWorld, api: aiohttp.ClientSession
+) -> None:
+    device = await running(world)
+    await must(api, variants=BLUE)
+    await world.ingest.take([device.says(Channel.REPORT, report())])
+    assert (await must(api, clear=True))["changed"] == 1
