@@ -17,7 +17,7 @@ from agent.serving.lane import Lane
 from agent.serving.loading import load_model, open_litert
 from agent.serving.local import read_files
 from agent.serving.probing import zeros
-from agent.serving.requests import ClassifyRequest
+from agent.serving.requests import ClassifyRequest, InferRequest
 from shared.errors import InvalidInputError
 from shared.pipeline import MODEL_ONLY, OWN_MODEL, takes_bytes
 from shared.probe import ModelProbe
@@ -164,15 +164,17 @@ def _in_process(
     files: LocalFiles, lane: Lane, request: Request, *, threads: int, seconds: float
 ) -> tuple[Cost, Cost | None]:
     """Return what the bare invocation takes, and the whole pipeline."""
-    interpreter = open_litert(files.model, threads)
-    inputs = zeros(interpreter)
+    interpreter, is_bare = open_litert(files.model, threads), files.pipeline == MODEL_ONLY
+    # Without a pipeline a request is what the model is fed.
+    fed = [each.array for each in request.inputs] if is_bare and isinstance(request, InferRequest) else None
+    inputs = fed or zeros(interpreter)
     seen, whole = _Seen(), _Seen()
     for _ in range(ROUNDS):
         _timed(seen, lambda: interpreter.run(inputs), seconds=seconds / ROUNDS, cpu_us=_own_cpu_us)
-        if files.pipeline != MODEL_ONLY:
+        if not is_bare:
             _timed(whole, lambda: lane.run(request), seconds=seconds / ROUNDS, cpu_us=_own_cpu_us)
     raw = msgspec.structs.replace(seen.cost("bare invocation"), over_raw=1.0)
-    if files.pipeline == MODEL_ONLY:
+    if is_bare:
         return raw, None
     cost = whole.cost("pipeline, no server")
     return raw, msgspec.structs.replace(cost, over_raw=cost.cpu_us / raw.cpu_us)
@@ -233,4 +235,4 @@ def _told(request: Request) -> str:
     if isinstance(request, ClassifyRequest):
         return f"an encoded item of {len(request.encoded)} bytes"
     shapes: list[Any] = [_shape(each.array.shape) for each in request.inputs]
-    return f"zeros, {', '.join(shapes)}"
+    return f"numbers, {', '.join(shapes)}"

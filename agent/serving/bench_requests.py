@@ -24,8 +24,11 @@ from shared.steps import DecodeAudio
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from agent.serving.lane import Lane
     from agent.serving.requests import Request
+    from shared.manifest import TensorSpec
     from shared.pipeline import PipelineSpec
 
 NAME: Final = "bench"
@@ -55,7 +58,7 @@ class Question:
 
 
 def example(pipeline: PipelineSpec, lane: Lane, *, item: bytes | None) -> Request:
-    """Return what is asked: `item`, or one made up for a pipeline that starts from bytes, or a row of zeros."""
+    """Return what is asked: `item`, or one made up for a pipeline that starts from bytes, or a row of numbers."""
     if item is not None:
         return ClassifyRequest(encoded=item)
     if lane.takes_images:
@@ -63,15 +66,20 @@ def example(pipeline: PipelineSpec, lane: Lane, *, item: bytes | None) -> Reques
     sound = next((step for step in pipeline.steps if isinstance(step, DecodeAudio)), None)
     if sound is not None:
         return ClassifyRequest(encoded=_sound(sound))
-    zeros = [np.zeros([max(size, 1) for size in spec.shape], spec.dtype) for spec in lane.inputs]
-    tensors = zip(lane.inputs, zeros, strict=True)
-    return InferRequest(inputs=tuple(NamedTensor(name=spec.name, array=array) for spec, array in tensors))
+    rng = np.random.default_rng(1)
+    return InferRequest(inputs=tuple(NamedTensor(name=spec.name, array=_row(spec, rng)) for spec in lane.inputs))
 
 
 def questions(request: Request) -> list[Question]:
     """Return a request in the words of every protocol."""
     asked = _items(request.encoded) if isinstance(request, ClassifyRequest) else _numbers(request.inputs)
     return [Question(name="HTTP alone, no model", door=Door.HTTP, data=_get("/v2/health/live")), *asked]
+
+
+def _row(spec: TensorSpec, rng: np.random.Generator) -> NDArray[Any]:
+    """Return floats of 0..1, whose digits JSON has to carry as it has in earnest; zeros where they may be an index."""
+    shape, dtype = [max(size, 1) for size in spec.shape], np.dtype(spec.dtype)
+    return rng.random(shape).astype(dtype) if dtype.kind == "f" else np.zeros(shape, dtype)
 
 
 def _items(encoded: bytes) -> list[Question]:
