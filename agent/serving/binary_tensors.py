@@ -8,10 +8,11 @@ Source: triton-inference-server/server, docs/protocol/extension_binary_data.md
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from agent.serving.requests import MAX_ITEMS
 from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
 
     Tensor = NDArray[Any]
 
+MAX_RANK: Final = 8
+"""Axes of a tensor: no model has more of them."""
+
+MAX_ELEMENTS: Final = 2**31 - 1
+"""Elements of a tensor: more than any body holds, and than numpy can count wrong."""
+
 _LENGTH = struct.Struct("<I")
+_MAX_LENGTH_DIGITS: Final = 20
 LENGTH_HEADER = "Inference-Header-Content-Length"
 """Of request and answer: bytes of JSON at the start of the body."""
 
@@ -31,8 +39,9 @@ def split_body(body: bytes, header: str | None) -> tuple[bytes, memoryview]:
     if header is None:
         return body, memoryview(b"")
     # Not int(): it would take "+1", "1_0" and digits of other scripts.
-    if not (header.isascii() and header.isdigit()) or int(header) > len(body):
-        problem = f"{header!r} is no length within a body of {len(body)} bytes"
+    is_number = header.isascii() and header.isdigit() and len(header) <= _MAX_LENGTH_DIGITS
+    if not is_number or int(header) > len(body):
+        problem = f"{header[:40]!r} is no length within a body of {len(body)} bytes"
         raise InvalidInputError(field=LENGTH_HEADER, problem=problem)
     length = int(header)
     return body[:length], memoryview(body)[length:]
@@ -48,11 +57,8 @@ def take(rest: memoryview, size_bytes: int, field: str) -> tuple[memoryview, mem
 
 def read_numbers(raw: memoryview, dtype: np.dtype[Any], shape: Sequence[int], field: str) -> Tensor:
     """Return a tensor over `raw`, without a copy. Raises InvalidInputError when bytes and shape do not agree."""
-    # Python's own product, which does not overflow.
-    wanted = dtype.itemsize
-    for size in shape:
-        wanted *= size
-    if min(shape, default=0) < 0 or wanted != len(raw):
+    wanted = dtype.itemsize * elements_of(shape, field)
+    if wanted != len(raw):
         problem = f"shape {list(shape)} of {dtype.name} has {wanted} bytes, the body holds {len(raw)}"
         raise InvalidInputError(field=field, problem=problem)
     if dtype.kind == "b" and len(raw) and max(raw) > 1:
@@ -67,8 +73,11 @@ def read_numbers(raw: memoryview, dtype: np.dtype[Any], shape: Sequence[int], fi
 def read_texts(raw: memoryview, shape: Sequence[int], field: str) -> list[bytes]:
     """Return texts, each of which is preceded by its length. Raises InvalidInputError when bytes and shape disagree."""
     texts: list[bytes] = []
+    if elements_of(shape, field) > MAX_ITEMS:
+        problem = f"shape {list(shape)} has too many elements for texts"
+        raise InvalidInputError(field=field, problem=problem, remedy=f"send 1 to {MAX_ITEMS}")
     at = 0
-    while at < len(raw):
+    while at < len(raw) and len(texts) <= MAX_ITEMS:
         if at + _LENGTH.size > len(raw):
             raise InvalidInputError(field=field, problem="ends within the length of a text")
         (size,) = _LENGTH.unpack_from(raw, at)
@@ -85,11 +94,25 @@ def read_texts(raw: memoryview, shape: Sequence[int], field: str) -> list[bytes]
 
 def check_count(count: int, shape: Sequence[int], field: str) -> None:
     """Refuse another number of texts than a shape has. Raises InvalidInputError."""
-    wanted = 1
-    for size in shape:
-        wanted *= size
-    if min(shape, default=0) < 0 or wanted != count:
+    wanted = elements_of(shape, field)
+    if wanted != count:
         raise InvalidInputError(field=field, problem=f"shape {list(shape)} has {wanted} elements, data has {count}")
+
+
+def elements_of(shape: Sequence[int], field: str) -> int:
+    """Return how many elements a shape has. Raises InvalidInputError for one that no tensor has."""
+    if len(shape) > MAX_RANK:
+        raise InvalidInputError(field=f"{field}.shape", problem=f"has {len(shape)} axes, and {MAX_RANK} are the most")
+    count = room = 1
+    for size in shape:
+        if not 0 <= size <= MAX_ELEMENTS:
+            raise InvalidInputError(field=f"{field}.shape", problem=f"an axis is none of 0 to {MAX_ELEMENTS}")
+        count *= size
+        # An axis of none makes the others no smaller in numpy's eyes.
+        room *= size or 1
+    if room > MAX_ELEMENTS:
+        raise InvalidInputError(field=f"{field}.shape", problem=f"has more than {MAX_ELEMENTS} elements")
+    return count
 
 
 def write(array: Tensor) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 
 from agent.serving import multipart
 from agent.serving.oip_messages import ClassifyBody
-from agent.serving.requests import ClassifyRequest
+from agent.serving.requests import MAX_ITEMS, ClassifyRequest
 from shared.decoding import MALFORMED
 from shared.errors import InvalidInputError
 from shared.runtime.values import Answer, LabelScore, to_json
@@ -27,8 +27,6 @@ ITEM_TYPES: Final = frozenset({"image/jpeg", "image/png", "audio/wav", "audio/x-
 """Media types of a body that is one item."""
 BODY_TYPES: Final = ITEM_TYPES | {multipart.FORM}
 """Those that are not JSON."""
-MAX_ITEMS: Final = 256
-"""In one request: they are answered one after the other, by one worker."""
 
 
 def read_items(data: bytes, kind: str, content_type: str) -> tuple[ClassifyRequest, bool]:
@@ -47,15 +45,21 @@ def read_items(data: bytes, kind: str, content_type: str) -> tuple[ClassifyReque
         except MALFORMED as exc:
             remedy = 'send {"items": ["base64 …"]}'
             raise InvalidInputError(field="body", problem=str(exc), remedy=remedy) from exc
+        check_count(len(body.items), "items")  # before millions of them are decoded
         return listed([decoded(each, f"items[{number}]") for number, each in enumerate(body.items)], "items"), True
     return ClassifyRequest(encoded=data), False
 
 
 def listed(items: Sequence[bytes], field: str, *, apart: bool = True) -> ClassifyRequest:
     """Return a request for all of several items. Raises InvalidInputError for none, or too many."""
-    if not 1 <= len(items) <= MAX_ITEMS:
-        raise InvalidInputError(field=field, problem=f"holds {len(items)} items", remedy=f"send 1 to {MAX_ITEMS}")
+    check_count(len(items), field)
     return ClassifyRequest.of(items, apart=apart)
+
+
+def check_count(count: int, field: str) -> None:
+    """Refuse no items, and too many. Raises InvalidInputError."""
+    if not 1 <= count <= MAX_ITEMS:
+        raise InvalidInputError(field=field, problem=f"holds {count} items", remedy=f"send 1 to {MAX_ITEMS}")
 
 
 def decoded(text: str | bytes, field: str) -> bytes:

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from email.message import Message
 from email.parser import BytesHeaderParser
+from typing import Final
 
+from agent.serving.requests import MAX_ITEMS
 from shared.errors import InvalidInputError
 
 FORM = "multipart/form-data"
+
+_MAX_HEAD_BYTES: Final = 4096
+"""Of one field: to take apart what is longer costs as its square."""
 
 
 def read_field(body: bytes, content_type: str, field: str) -> bytes:
@@ -26,13 +31,15 @@ def read_field(body: bytes, content_type: str, field: str) -> bytes:
 
 
 def read_files(body: bytes, content_type: str) -> list[tuple[object, bytes]]:
-    """Return all fields' names and contents, in order. Raises InvalidInputError: no boundary, or no end."""
+    """Return all fields' names and contents, in order. Raises InvalidInputError: no boundary, no end, or too many."""
     described = Message()
     described["Content-Type"] = content_type
     boundary = described.get_boundary()
     if not boundary:
         raise InvalidInputError(field="Content-Type", problem="names no boundary", remedy=f"{FORM}; boundary=…")
-    pieces = (b"\r\n" + body).split(b"\r\n--" + boundary.encode(errors="replace"))
+    pieces = (b"\r\n" + body).split(b"\r\n--" + boundary.encode(errors="replace"), MAX_ITEMS + 2)
+    if len(pieces) > MAX_ITEMS + 2:
+        raise InvalidInputError(field="body", problem="the form has too many fields", remedy=f"send 1 to {MAX_ITEMS}")
     if not pieces[-1].startswith(b"--"):
         raise InvalidInputError(field="body", problem="the form has no end")
     parts = (piece.partition(b"\r\n\r\n") for piece in pieces[1:-1])
@@ -40,4 +47,6 @@ def read_files(body: bytes, content_type: str) -> list[tuple[object, bytes]]:
 
 
 def _name(head: bytes) -> object:
+    if len(head) > _MAX_HEAD_BYTES:
+        raise InvalidInputError(field="body", problem=f"a field's head has more than {_MAX_HEAD_BYTES} bytes")
     return BytesHeaderParser().parsebytes(head.lstrip()).get_param("name", header="content-disposition")

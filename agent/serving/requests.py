@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from shared.runtime.values import Answer, LabelScore
 
     Tensor = NDArray[Any]
+
+MAX_ITEMS: Final = 256
+"""Images or sounds in one request: they are answered one after the other, by one worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

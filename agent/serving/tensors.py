@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -215,6 +214,8 @@ def _from_json(data: msgspec.Raw, dtype: np.dtype[Any], tensor: JsonTensor, fiel
         # Flat numbers are what nearly everybody sends; nested and wrong ones are looked at below.
         with contextlib.suppress(*MALFORMED):
             return shaped(np.array(_numbers.decode(data)), dtype, tensor.shape, field)
+    if b'"' in bytes(data):
+        raise _not_held(dtype, field)
     try:
         array = np.array(msgspec.json.decode(data))
     except (ValueError, RecursionError) as exc:
@@ -224,8 +225,8 @@ def _from_json(data: msgspec.Raw, dtype: np.dtype[Any], tensor: JsonTensor, fiel
 
 def shaped(array: Tensor, dtype: np.dtype[Any], shape: tuple[int, ...], field: str) -> Tensor:
     """Return values in the type and shape that go with them. Raises InvalidInputError when they do not."""
-    size = math.prod(shape)
-    if min(shape, default=0) < 0 or array.size != size:
+    size = binary_tensors.elements_of(shape, field)
+    if array.size != size:
         problem = f"shape {list(shape)} has {size} elements, data has {array.size}"
         raise InvalidInputError(field=field, problem=problem)
     if dtype.kind == "f" and array.dtype.kind == "f":
@@ -236,8 +237,12 @@ def shaped(array: Tensor, dtype: np.dtype[Any], shape: tuple[int, ...], field: s
     else:
         is_held, cast = _holds(array, dtype), array
     if not is_held:
-        raise InvalidInputError(field=f"{field}.data", problem=f"holds values that are not {datatype(dtype.name)}")
+        raise _not_held(dtype, field)
     return cast.astype(dtype, copy=False).reshape(shape)
+
+
+def _not_held(dtype: np.dtype[Any], field: str) -> InvalidInputError:
+    return InvalidInputError(field=f"{field}.data", problem=f"holds values that are not {datatype(dtype.name)}")
 
 
 def _holds(array: Tensor, dtype: np.dtype[Any]) -> bool:
@@ -257,13 +262,22 @@ def _holds(array: Tensor, dtype: np.dtype[Any]) -> bool:
 def from_values(name: str, values: object, dtype: str, *, field: str) -> NamedTensor:
     """Return a tensor of nested JSON values, of the dtype that the model takes. Raises InvalidInputError."""
     try:
-        array = np.array(values)
-    except ValueError as exc:
+        is_text = _has_text(values)
+        array = np.array(() if is_text else values)
+    except (ValueError, RecursionError) as exc:
         raise InvalidInputError(field=field, problem=f"not a regular array: {exc}") from exc
     wanted = np.dtype(dtype)
-    if not _holds(array, wanted):
+    if is_text or not _holds(array, wanted):
         raise InvalidInputError(field=field, problem=f"holds values that are not {dtype}")
     return NamedTensor(name=name, array=array.astype(wanted, copy=False))
+
+
+def _has_text(values: object) -> bool:
+    """Whether nested lists hold a text: numpy would give every number beside it the room of the longest."""
+    if not isinstance(values, list):
+        return isinstance(values, str)
+    kinds = set(map(type, values))
+    return str in kinds or (list in kinds and any(_has_text(each) for each in values if isinstance(each, list)))
 
 
 def _described(name: str, array: Tensor) -> dict[str, object]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -81,6 +82,9 @@ def test_text_output_is_written_with_the_length_of_each() -> None:
         (*changed(b'"binary_data_size": 8', b'"binary_data_size": -1'), "-1 bytes"),
         (*changed(b'"shape": [2]', b'"shape": [-1, -2]'), "shape"),
         (*changed(b'"shape": [2]', b'"shape": [1099511627776, 1099511627776]'), "shape"),
+        (*changed(b'"shape": [2]', b'"shape": [' + b"1, " * 99 + b"2]"), "100 axes"),
+        (*changed(b'"shape": [2]', b'"shape": [0, 1073741824, 4]'), "shape"),
+        (*changed(b'"FP32", "shape": [2]', b'"BYTES", "shape": [4000000]'), "1 to 256"),
         (*changed(b'{"binary_data_size": 8}', b"{}"), "missing"),
         (*changed(b'"FP32"', b'"BYTES"'), "text|elements"),
         (*binary(np.array([np.nan], np.float32)), "NaN"),
@@ -93,8 +97,25 @@ def test_attack_bytes_that_are_not_what_the_request_claims_are_refused(data: byt
         read_body(data, length)
 
 
-@pytest.mark.parametrize("length", ["-1", "+5", "1_0", "٣", "", "many", "99999999999999999999"])
+@pytest.mark.parametrize("length", ["-1", "+5", "1_0", "٣", "", "many", "99999999999999999999", "9" * 5000])
 def test_attack_length_that_is_none_is_refused(length: str) -> None:
     data, _ = binary(np.array([1], np.int8))
     with pytest.raises(InvalidInputError, match="no length within a body"):
         read_body(data, length)
+
+
+@given(st.lists(st.integers(-1, 2**70), max_size=70))
+def test_attack_any_shape_is_read_or_refused(shape: list[int]) -> None:
+    data, length = changed(b'"shape": [2]', b'"shape": ' + json.dumps(shape).encode())
+    with contextlib.suppress(InvalidInputError):
+        read_body(data, length)
+
+
+def test_attack_texts_without_end_are_not_all_read() -> None:
+    text = json.dumps({"inputs": [{"name": "x", "datatype": "BYTES", "shape": [3]} | _size(4_000_000)]}).encode()
+    with pytest.raises(InvalidInputError, match="3 elements, data has 257"):
+        read_body(text + bytes(4_000_000), str(len(text)))
+
+
+def _size(size_bytes: int) -> dict[str, object]:
+    return {"parameters": {"binary_data_size": size_bytes}}
