@@ -69,7 +69,14 @@ class Access:
                 return web.Response(status=HTTPStatus.NO_CONTENT, headers=self._origins.preflight(origin))
         authorization = headers.get("Authorization")
         if authorization is None:
-            if self._is_wide and request.path not in HEALTH and not _is_by_unix(request):
+            if request.path in HEALTH or _is_by_unix(request):
+                return None
+            if not self._is_wide and self._origins.is_led_here(headers.get("Host", "")):
+                raise NotAllowedError(
+                    f"this machine alone may ask without a key, and by no name like {headers['Host'][:80]!r}: "
+                    "ask 127.0.0.1 or localhost, or list the name's origin in cors_origins"
+                )
+            if self._is_wide:
                 if request.path not in _PAGES and not request.path.startswith(_PAGE_FILES):
                     self.check_keyless()
                 request[STRANGER] = True

@@ -8,6 +8,8 @@ Source: https://fetch.spec.whatwg.org/#http-cors-protocol
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import ipaddress
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -54,6 +56,19 @@ def _is_of_this_machine(host: str) -> bool:
     return True
 
 
+@functools.lru_cache(maxsize=64)
+def _public_name(host: str) -> str:
+    """Return the name by which a host is called, where anybody may own it: one with a dot. Empty for all others."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return host
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(name)
+        return ""
+    return "" if "." not in name or name.endswith(".localhost") else name
+
+
 def _origin_in(url: str) -> str:
     """Return the origin of a URL as browsers write it; empty for none."""
     try:
@@ -74,6 +89,7 @@ class Origins:
     def __init__(self, origins: Collection[str] = ()) -> None:
         """Take them as the setting has them, checked."""
         self._listed = frozenset(origins)
+        self._hosts = {urlsplit(origin).hostname for origin in self._listed}
 
     def refuses(self, origin: str, *, scheme: str, host: str) -> bool:
         """Whether a page of this origin may not call the server that it calls `host`.
@@ -83,6 +99,14 @@ class Origins:
         if ANY in self._listed or origin in self._listed:
             return False
         return origin != f"{scheme}://{host}" or not (scheme == "https" or _is_of_this_machine(host))
+
+    def is_led_here(self, host: str) -> bool:
+        """Whether this may be a page that had its own name lead here (DNS rebinding), by what it calls the server.
+
+        It asks its own origin, so that its browser sends none. Names of listed origins are those of a proxy before us.
+        """
+        name = _public_name(host)
+        return name != "" and name not in self._hosts and ANY not in self._listed
 
     def headers(self, origin: str) -> dict[str, str]:
         """Return what lets the page read an answer; nothing for an origin that is not listed."""

@@ -268,6 +268,21 @@ async def test_attack_page_asks_the_loopback_behind_a_users_back(served: Served,
     assert status == 403
 
 
+@pytest.mark.parametrize("path", ["/", "/metrics", "/v2", f"/v2/models/{MODEL}", "/v2/models/stats"])
+async def test_attack_page_whose_name_leads_to_the_loopback_reads_nothing(
+    served: Served, stable: SlotSpec, path: str
+) -> None:
+    await served.engine.apply(plan(stable, granted("shop", "*")))
+    async with aiohttp.ClientSession(headers={"Host": "evil.example:8080"}) as session:
+        async with session.get(f"{served.url}{path}") as told:
+            assert told.status == 403
+            assert MODEL not in await told.text()
+        async with session.get(f"{served.url}{path}", headers=bearer()) as told:
+            assert told.status == 200
+        async with session.get(f"{served.url}/v2/health/live") as told:
+            assert told.status == 200
+
+
 async def test_pages_are_shown_without_a_key_and_name_no_model(wide: Opened, stable: SlotSpec) -> None:
     await wide.engine.apply(plan(stable, granted("shop", MODEL)))
     for path in ("/", "/try", "/web/page.css", "/openapi.json"):

@@ -80,3 +80,27 @@ def test_pages_of_the_server_and_of_the_list_may_call(origin: str, *, is_refused
 )
 def test_attack_page_whose_name_leads_here_is_not_the_servers_own(scheme: str, host: str, *, is_refused: bool) -> None:
     assert Origins().refuses(f"{scheme}://{host}", scheme=scheme, host=host) is is_refused
+
+
+@pytest.mark.parametrize(
+    ("host", "origins", "is_led"),
+    [
+        ("127.0.0.1:8080", (), False),
+        ("[::1]:8080", (), False),
+        ("localhost:8080", (), False),
+        ("lab.localhost", (), False),
+        ("device", (), False),
+        ("", (), False),
+        ("evil.example:8080", (), True),
+        ("evil.example.", (), True),
+        ("localhost.evil.example", (), True),
+        ("127.0.0.1.evil.example", (), True),
+        ("user@evil.example", (), True),
+        ("[bad", (), True),
+        ("evil.example", (PAGE,), True),
+        ("shop.example", (PAGE,), False),
+        ("evil.example", ("*",), False),
+    ],
+)
+def test_attack_name_that_was_made_to_lead_here_is_known(host: str, origins: tuple[str, ...], *, is_led: bool) -> None:
+    assert Origins(origins).is_led_here(host) is is_led
