@@ -7,6 +7,7 @@ import os
 import statistics
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -18,16 +19,16 @@ from agent.serving.loading import load_model, open_litert
 from agent.serving.local import read_files
 from agent.serving.probing import zeros
 from agent.serving.requests import ClassifyRequest, InferRequest
-from shared.errors import InvalidInputError
+from shared.errors import InvalidInputError, ModelFailedError
 from shared.pipeline import MODEL_ONLY, OWN_MODEL, takes_bytes
 from shared.probe import ModelProbe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from agent.serving.bench_requests import Question
-    from agent.serving.bench_server import Connection, RunningServer
+    from agent.serving.bench_server import RunningServer
     from agent.serving.local import LocalFiles
     from agent.serving.requests import Request
 
@@ -76,19 +77,42 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     has_grpc: bool
 
 
-@dataclass(slots=True)
-class _Seen:
-    """What was measured of one way of asking, over all rounds."""
+@dataclass(slots=True, kw_only=True)
+class _Way:
+    """One way of asking, and what was measured of it over all rounds."""
 
+    name: str
+    ask: Callable[[], object]
+    """Returns why it was refused, if a text."""
+    spent_us: Callable[[], float]
+    """CPU of whoever answers, so far."""
+    refused: str = ""
     took_s: list[float] = field(default_factory=list)
     cpu_us: list[float] = field(default_factory=list)
     """Mean of each round."""
 
-    def cost(self, name: str) -> Cost:
+    def measure(self, seconds: float) -> None:
+        """Ask for a while, once at least. Raises ModelFailedError when there is no answer any more."""
+        self.ask()
+        count, before = 0, self.spent_us()
+        end = time.perf_counter() + seconds
+        while not count or time.perf_counter() < end:
+            began = time.perf_counter()
+            refused = self.ask()
+            if len(self.took_s) < _MOST_KEPT:
+                self.took_s.append(time.perf_counter() - began)
+            count += 1
+            if isinstance(refused, str) and refused:
+                raise ModelFailedError(f"{self.name} is answered no longer: {refused}")
+        self.cpu_us.append((self.spent_us() - before) / count)
+
+    def cost(self) -> Cost:
         """Return what one answer takes."""
+        if self.refused:
+            return Cost(name=self.name, refused=self.refused)
         ordered = sorted(self.took_s)
         return Cost(
-            name=name,
+            name=self.name,
             cpu_us=statistics.median(self.cpu_us),
             p50_ms=statistics.median(ordered) * 1000,
             p99_ms=ordered[int(len(ordered) * 0.99)] * 1000,
@@ -128,9 +152,17 @@ def bench(path: Path, *, seconds: float, item: Path | None = None) -> BenchRepor
     request = example(files.pipeline, lane, item=encoded)
     # An answer before the clock runs: what the pipeline refuses is told as it says it.
     lane.run(request)
-    raw, whole = _in_process(files, lane, request, threads=probe.threads, seconds=seconds)
-    with running(path) as server:
-        protocols = tuple(_over_protocols(server, questions(request), seconds=seconds, raw=raw, limit=whole or raw))
+    here = _in_process(files, lane, request, threads=probe.threads)
+    with running(path) as server, contextlib.ExitStack() as ends:
+        there = _over_protocols(server, questions(request), ends)
+        for _ in range(ROUNDS):
+            for way in (*here, *there):
+                if not way.refused:
+                    way.measure(seconds / ROUNDS)
+    raw, *whole = (_beside(way.cost(), None, here[0].cost()) for way in here)
+    limit = (whole or [raw])[0]
+    # The first is asked without the model.
+    protocols = (there[0].cost(), *(_beside(way.cost(), limit, raw) for way in there[1:]))
     return BenchReport(
         model=str(path),
         size_bytes=len(files.model),
@@ -140,7 +172,7 @@ def bench(path: Path, *, seconds: float, item: Path | None = None) -> BenchRepor
         load_ms=load_ms,
         probe=probe,
         raw=raw,
-        pipeline=whole,
+        pipeline=whole[0] if whole else None,
         protocols=protocols,
         has_grpc=HAS_GRPC,
     )
@@ -160,67 +192,33 @@ def _lane(files: LocalFiles, *, threads: int) -> Lane:
     return Lane(files.pipeline, {OWN_MODEL: open_litert(files.model, threads), **others})
 
 
-def _in_process(
-    files: LocalFiles, lane: Lane, request: Request, *, threads: int, seconds: float
-) -> tuple[Cost, Cost | None]:
-    """Return what the bare invocation takes, and the whole pipeline."""
+def _in_process(files: LocalFiles, lane: Lane, request: Request, *, threads: int) -> list[_Way]:
+    """Return the bare invocation and, where there is one, the whole pipeline."""
     interpreter, is_bare = open_litert(files.model, threads), files.pipeline == MODEL_ONLY
     # Without a pipeline a request is what the model is fed.
     fed = [each.array for each in request.inputs] if is_bare and isinstance(request, InferRequest) else None
-    inputs = fed or zeros(interpreter)
-    seen, whole = _Seen(), _Seen()
-    for _ in range(ROUNDS):
-        _timed(seen, lambda: interpreter.run(inputs), seconds=seconds / ROUNDS, cpu_us=_own_cpu_us)
-        if not is_bare:
-            _timed(whole, lambda: lane.run(request), seconds=seconds / ROUNDS, cpu_us=_own_cpu_us)
-    raw = msgspec.structs.replace(seen.cost("bare invocation"), over_raw=1.0)
-    if is_bare:
-        return raw, None
-    cost = whole.cost("pipeline, no server")
-    return raw, msgspec.structs.replace(cost, over_raw=cost.cpu_us / raw.cpu_us)
+    bare = _Way(name="bare invocation", ask=partial(interpreter.run, fed or zeros(interpreter)), spent_us=_own_cpu_us)
+    whole = _Way(name="pipeline, no server", ask=partial(lane.run, request), spent_us=_own_cpu_us)
+    return [bare] if is_bare else [bare, whole]
 
 
-def _over_protocols(
-    server: RunningServer, asked: list[Question], *, seconds: float, raw: Cost, limit: Cost
-) -> Iterator[Cost]:
-    seen, refusals = [_Seen() for _ in asked], [""] * len(asked)
-    with contextlib.ExitStack() as stack:
-        connections: list[Connection] = []
-        for number, each in enumerate(asked):
-            connection = server.connect(each.door)
-            stack.callback(connection.close)
-            connections.append(connection)
-            refusals[number] = check(connection, each.data)
-        for _ in range(ROUNDS):
-            for number, each in enumerate(asked):
-                if not refusals[number]:
-                    ask = connections[number].ask
-                    _timed(seen[number], lambda: ask(each.data), seconds=seconds / ROUNDS, cpu_us=server.cpu_us)  # noqa: B023 - called in this turn only
-    for number, each in enumerate(asked):
-        if refusals[number]:
-            yield Cost(name=each.name, refused=refusals[number])
-            continue
-        cost = seen[number].cost(each.name)
-        if number:
-            adds, over = cost.cpu_us - limit.cpu_us, cost.cpu_us / raw.cpu_us
-            cost = msgspec.structs.replace(cost, adds_us=adds, over_raw=over)
-        yield cost
+def _over_protocols(server: RunningServer, asked: list[Question], ends: contextlib.ExitStack) -> list[_Way]:
+    """Return a way for each question, on a connection of its own, asked once; `ends` closes them."""
+    ways = []
+    for each in asked:
+        connection = server.connect(each.door)
+        ends.callback(connection.close)
+        ask = partial(check, connection, each.data)
+        ways.append(_Way(name=each.name, ask=ask, spent_us=server.cpu_us, refused=ask()))
+    return ways
 
 
-def _timed(seen: _Seen, work: Callable[[], object], *, seconds: float, cpu_us: Callable[[], float]) -> None:
-    """Do the same for a while; once at least."""
-    work()
-    count, before = 0, cpu_us()
-    end = time.perf_counter() + seconds
-    while not count or time.perf_counter() < end:
-        began = time.perf_counter()
-        refused = work()
-        if len(seen.took_s) < _MOST_KEPT:
-            seen.took_s.append(time.perf_counter() - began)
-        count += 1
-        if isinstance(refused, str) and refused:
-            raise InvalidInputError(field="bench", problem=f"the server no longer answers: {refused}")
-    seen.cpu_us.append((cpu_us() - before) / count)
+def _beside(cost: Cost, limit: Cost | None, raw: Cost) -> Cost:
+    """Return a cost with what it is beyond the same work in this process, and in multiples of the bare invocation."""
+    if cost.refused:
+        return cost
+    adds = cost.cpu_us - limit.cpu_us if limit is not None else None
+    return msgspec.structs.replace(cost, adds_us=adds, over_raw=cost.cpu_us / raw.cpu_us)
 
 
 def _own_cpu_us() -> float:
