@@ -144,30 +144,14 @@ class Engine:
             PipelineError: the request does not fit the model; ModelFailedError: the model broke.
             RetryableError: the queue is full, or the model took too long.
         """
-        route, learning = self.route(ask.model), self._learning
-        line, instance = route.choose(ask.version, ask.caller, learning.draw)
+        route = self.route(ask.model)
+        line, instance = route.choose(ask.version, ask.caller, self._learning.draw)
         stable = line.shadow if instance is line.candidate and instance is line.primary else None
-        series, asked_s = self.recorder.series(line.line, instance.slot.release_id), time.monotonic()
-        try:
-            outcome = await _run(instance, ask, within_s=_deadline_s(stable), alone=_is_compared(line, instance))
-        except (PipelineError, InferenceTimeoutError) as exc:
-            if stable is not None:
-                return await self._rescue(ask, route, line, candidate=instance, stable=stable, failure=exc)
-            count = series.failed if _is_own_fault(exc) else series.refused
-            count(exc, ask.caller.protocol, took_s=_since(ask.received_s))
-            raise
-        except RetryableError as exc:
-            series.refused(exc, ask.caller.protocol, took_s=_since(ask.received_s))
-            raise
-        return Reply(
-            ask=ask,
-            route=route,
-            line=line,
-            instance=instance,
-            outcome=outcome,
-            asked_s=asked_s,
-            reply_id=learning.reply_id(ask, route, line, instance) if route.chooser is not None else "",
-        )
+        if stable is None:
+            return await self._answer(ask, route, line, instance, stable=None)
+        # It may have to answer in the candidate's place, even if a plan that knows it no more comes meanwhile.
+        with stable.used():
+            return await self._answer(ask, route, line, instance, stable=stable)
 
     def finish(self, reply: Reply, *, ready_s: float) -> None:
         """Count an answer that was ready at `ready_s` (monotonic) and has been sent; then compare it."""
@@ -205,6 +189,33 @@ class Engine:
         if self.observer is not None:
             self.observer.follow(plan)
         _log.info("plan_applied", serial=plan.serial, loaded=len(by_release), retired=retired)
+
+    async def _answer(
+        self, ask: Ask, route: LiveRoute, line: LiveLine, instance: Resident, *, stable: Resident | None
+    ) -> Reply:
+        """Answer by this release; `stable` is who answers in its place should it fail."""
+        learning, series = self._learning, self.recorder.series(line.line, instance.slot.release_id)
+        asked_s = time.monotonic()
+        try:
+            outcome = await _run(instance, ask, within_s=_deadline_s(stable), alone=_is_compared(line, instance))
+        except (PipelineError, InferenceTimeoutError) as exc:
+            if stable is not None:
+                return await self._rescue(ask, route, line, candidate=instance, stable=stable, failure=exc)
+            count = series.failed if _is_own_fault(exc) else series.refused
+            count(exc, ask.caller.protocol, took_s=_since(ask.received_s))
+            raise
+        except RetryableError as exc:
+            series.refused(exc, ask.caller.protocol, took_s=_since(ask.received_s))
+            raise
+        return Reply(
+            ask=ask,
+            route=route,
+            line=line,
+            instance=instance,
+            outcome=outcome,
+            asked_s=asked_s,
+            reply_id=learning.reply_id(ask, route, line, instance) if route.chooser is not None else "",
+        )
 
     async def _rescue(
         self,

@@ -122,6 +122,8 @@ class Holdings:
         every_s = min(max((self._limits.idle_unload_s or _LOOK_S[1]) / 10, _LOOK_S[0]), _LOOK_S[1])
         while True:
             await asyncio.sleep(every_s)
+            # Who was retired while somebody waited for its answer.
+            self._drain(None)
             for each in residency.idle(self._residents.values(), self._limits, pinned=self._pinned):
                 self._put_to_sleep(each, Asleep.IDLE)
 
@@ -223,12 +225,14 @@ class Holdings:
         _log.info("release_unloaded", model=slot.model, release_id=slot.release_id, reason=why)
 
     def _drain(self, instance: Instance | None) -> None:
-        """Remember whose threads are to end with the process."""
-        fresh = () if instance is None else (instance,)
-        self._draining = [each for each in (*self._draining, *fresh) if not each.is_closed]
-        if instance is not None and instance.is_closed:
+        """Remember whose threads are to end with the process, and give back what those took who have ended."""
+        draining = (*self._draining, *(() if instance is None else (instance,)))
+        closed = [each for each in draining if each.is_closed]
+        self._draining = [each for each in draining if each not in closed]
+        for each in closed:
             # Two steps: while the first runs, the thread holds on to what is to be given back.
-            self._loader.submit(instance.join, timeout_s=_CLOSE_S)
+            self._loader.submit(each.join, timeout_s=_CLOSE_S)
+        if closed:
             self._loader.submit(return_memory)
 
 

@@ -284,6 +284,32 @@ async def test_candidate_that_breaks_while_it_answers_is_stood_in_for_by_stable(
     assert bench.counts(STABLE) == {"requests": 1, "request_errors": 0, "request_refusals": 0}
 
 
+async def test_stable_that_no_plan_names_any_more_still_stands_in_for_a_candidate_that_breaks(
+    bench: Bench, stable: SlotSpec, candidate: SlotSpec
+) -> None:
+    go, begun = threading.Event(), threading.Event()
+    go.set()
+
+    def break_late(items: Tensor) -> Tensor:
+        if not go.is_set():
+            begun.set()
+            go.wait(10)
+            raise RuntimeError("out of order")
+        return items
+
+    bench.directed[SHIFTED] = break_late
+    await bench.engine.apply(plan_of(candidate, stable, candidate=CANDIDATE))
+    go.clear()
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(bench.ask(*[one_hot(3)] * 2_000))
+        await wait_until_async(begun.is_set)
+        await bench.engine.apply(plan_of(candidate, serial=2))
+        go.set()
+        async with asyncio.timeout(10):
+            reply = await running
+    assert (best(reply), reply.rescued, reply.instance.is_closed) == ("3", True, True)
+
+
 async def test_first_release_that_breaks_fails_its_requests(bench: Bench, candidate: SlotSpec) -> None:
     broken = Breakable()
     bench.directed[SHIFTED] = broken

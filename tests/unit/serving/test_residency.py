@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -297,6 +298,21 @@ async def test_model_that_a_plan_drops_while_it_wakes_still_answers_who_waits(be
         go.set()
         assert (await waiting).outcome.top == "3"
     assert first.is_closed
+
+
+async def test_model_that_was_dropped_while_it_answered_gives_its_memory_back_afterwards(bench: Bench) -> None:
+    engine = bench.engine(Limits(idle_unload_s=0.2))
+    await engine.apply(plan_of(bench.slot("first")))
+    first = resident(engine, "first")
+    instance = weakref.ref(first.instance) if first.instance is not None else None
+    async with asyncio.TaskGroup() as group:
+        looking = group.create_task(engine.unload_idle())
+        with first.used():
+            await engine.apply(plan_of(bench.slot("second"), serial=2))
+        del first
+        assert instance is not None
+        await wait_until_async(lambda: instance() is None)
+        looking.cancel()
 
 
 def test_default_budget_is_a_share_of_the_memory() -> None:
