@@ -30,7 +30,7 @@ HEALTH: Final = frozenset({"/v2/health/live", "/v2/health/ready"})
 """What a load balancer asks. Tells nothing but that, and takes no key."""
 
 STRANGER: Final = web.RequestKey("stranger", bool)
-"""Key in a request that came from elsewhere without a key, for a page: it is shown, and names no model."""
+"""Key in a request that came from elsewhere without a key, for a page or the health: neither names a model."""
 
 _PAGES: Final = frozenset({"/", "/try", "/openapi.json"})
 _PAGE_FILES: Final = "/web/"
@@ -67,24 +67,31 @@ class Access:
             # Browsers ask without the key, whether they may send it.
             if request.method == "OPTIONS" and "Access-Control-Request-Method" in headers:
                 return web.Response(status=HTTPStatus.NO_CONTENT, headers=self._origins.preflight(origin))
-        authorization = headers.get("Authorization")
-        if authorization is None:
-            if request.path in HEALTH or _is_by_unix(request):
-                return None
-            if not self._is_wide and self._origins.is_led_here(headers.get("Host", "")):
-                raise NotAllowedError(
-                    f"this machine alone may ask without a key, and by no name like {headers['Host'][:80]!r}: "
-                    "ask 127.0.0.1 or localhost, or list the name's origin in cors_origins"
-                )
-            if self._is_wide:
-                if request.path not in _PAGES and not request.path.startswith(_PAGE_FILES):
-                    self.check_keyless()
+        if request.path in HEALTH:
+            if self._is_wide and not _is_by_unix(request):
                 request[STRANGER] = True
             return None
-        if request.path not in HEALTH:
-            model, of_all = self._asked(request)
-            request[APPLICATION] = self.admit(authorization, model, of_all=of_all)
+        authorization = headers.get("Authorization")
+        if authorization is None:
+            if not _is_by_unix(request):
+                self._enter_keyless(request)
+            return None
+        model, of_all = self._asked(request)
+        request[APPLICATION] = self.admit(authorization, model, of_all=of_all)
         return None
+
+    def _enter_keyless(self, request: web.Request) -> None:
+        """Let in, without a key, this machine's own callers, and whoever wants to see a page."""
+        host = request.headers.get("Host", "")
+        if self._is_wide:
+            if request.path not in _PAGES and not request.path.startswith(_PAGE_FILES):
+                self.check_keyless()
+            request[STRANGER] = True
+        elif self._origins.is_led_here(host):
+            raise NotAllowedError(
+                f"this machine alone may ask without a key, and by no name like {host[:80]!r}: "
+                "ask 127.0.0.1 or localhost, or list the name's origin in cors_origins"
+            )
 
     def admit(self, authorization: str, model: ModelName | None, *, of_all: bool = False) -> str:
         """Let in whoever shows this key, and return which application it is; see `enter`.
@@ -120,6 +127,13 @@ class Access:
             routes = self._engine.routes
             model = request.query.get("model", next(iter(routes)) if len(routes) == 1 else None)
         return (None if model is None else ModelName(model)), path in _OF_ALL_MODELS
+
+
+def known_to(request: web.Request, engine: Engine) -> list[ModelName]:
+    """Return the models that whoever sent a request may know of, by their names' order. Raises NotAllowedError."""
+    if STRANGER in request:
+        return []
+    return engine.applications.known_to(request.get(APPLICATION, ""), sorted(engine.routes))
 
 
 def _check_all(grant: ApplicationGrant) -> None:

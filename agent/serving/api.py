@@ -211,6 +211,7 @@ async def read_body(request: web.Request) -> bytes:
     """Return the whole body.
 
     Raises:
+        HTTPBadRequest: it is not encoded as its head says.
         HTTPRequestTimeout: the caller dawdles.
         HTTPRequestEntityTooLarge: at once, where the head says so.
         QueueFullError: too much is arriving already.
@@ -225,5 +226,7 @@ async def read_body(request: web.Request) -> bytes:
         with request.app[_BODIES].reading(size_bytes):
             async with asyncio.timeout(_BODY_DEADLINE_S):
                 return await request.read()
+    except web.RequestPayloadError as exc:
+        raise web.HTTPBadRequest(text="the body is not encoded as its head says") from exc
     except TimeoutError as exc:
         raise web.HTTPRequestTimeout(text=f"the body did not arrive within {_BODY_DEADLINE_S:g} s") from exc

@@ -101,6 +101,16 @@ class Applications:
             raise NotAllowedError(f"application {application!r} has no grant on this device")
         return grant
 
+    def known_to(self, application: str, models: Iterable[ModelName]) -> list[ModelName]:
+        """Return those of the models that an application may ask, and so may know of; all without an application.
+
+        Raises NotAllowedError.
+        """
+        if not application:
+            return list(models)
+        grant = self.of_name(application)
+        return [model for model in models if may_ask(grant, model)]
+
     def missing_key(self) -> KeyRefusedError:
         """Count a request without a key where one is needed, and return why it is refused."""
         self.missing_keys += 1

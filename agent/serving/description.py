@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
-from agent.serving.access import HEALTH, STRANGER
+from agent.serving.access import HEALTH, known_to
 from agent.serving.api import JSON, PROBLEM, Problem, json_answer
 from agent.serving.multipart import FORM
 from agent.serving.operations import BINARY, HTML, OPEN_METRICS, OPERATIONS, PAGE_FILES, TEXT, Operation
@@ -51,7 +51,7 @@ def routes(engine: Engine) -> list[web.RouteDef]:
     """Return the endpoint; what it tells names the models that `engine` routes at that moment."""
 
     async def openapi(request: web.Request) -> web.Response:
-        return json_answer(document(() if STRANGER in request else sorted(engine.routes)))
+        return json_answer(document(known_to(request, engine)))
 
     return [web.get("/openapi.json", openapi)]
 

@@ -16,6 +16,7 @@ import numpy as np
 from aiohttp import web
 
 from agent.serving import classification, multipart, tensors
+from agent.serving.access import known_to
 from agent.serving.api import caller_of, json_answer, read_body, send
 from agent.serving.errors import ModelUnavailableError
 from agent.serving.exchange import Ask, CallProtocol
@@ -139,7 +140,7 @@ class _Protocol:
         if asked is not None:
             return self._engine.route(ModelName(asked))
         if len(routes) > 1:
-            known = "one of " + ", ".join(sorted(routes))
+            known = "one of " + ", ".join(known_to(request, self._engine))
             raise InvalidInputError(field="model", problem="this device serves several: add ?model=", remedy=known)
         for route in routes.values():
             return route

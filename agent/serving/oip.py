@@ -14,8 +14,10 @@ import msgspec
 from aiohttp import web
 
 from agent.serving import classification, standing, tensors
+from agent.serving.access import APPLICATION, STRANGER
 from agent.serving.api import caller_of, json_answer, problem, read_body, send
 from agent.serving.binary_tensors import LENGTH_HEADER
+from agent.serving.errors import ModelUnavailableError
 from agent.serving.exchange import Ask, CallProtocol
 from agent.serving.oip_messages import Done, IndexBody, Live, LoadBody, ModelReady, Ready
 from shared.decoding import MALFORMED
@@ -77,9 +79,14 @@ class _Protocol:
     async def _live(self, _request: web.Request) -> web.Response:
         return json_answer(Live(live=True))
 
-    async def _ready(self, _request: web.Request) -> web.Response:
+    async def _ready(self, request: web.Request) -> web.Response:
         """Ready means that a plan is in force, and every model of it has a release that answers."""
-        standing.check_ready(self._engine)
+        try:
+            standing.check_ready(self._engine)
+        except ModelUnavailableError:
+            if STRANGER in request:
+                raise ModelUnavailableError(model="*", why="not ready") from None
+            raise
         return json_answer(Ready(ready=True))
 
     async def _model(self, request: web.Request) -> web.Response:
@@ -98,7 +105,9 @@ class _Protocol:
 
     async def _index(self, request: web.Request) -> web.Response:
         body = _decode(await read_body(request), IndexBody, remedy='send {"ready": true} or nothing')
-        return json_answer(standing.index(self._engine, ready_only=body.ready))
+        return json_answer(
+            standing.index(self._engine, ready_only=body.ready, application=request.get(APPLICATION, ""))
+        )
 
     async def _load(self, request: web.Request) -> web.Response:
         standing.check_parameters(_decode(await read_body(request), LoadBody, remedy="send nothing").parameters)

@@ -234,9 +234,8 @@ class _Service:
         return wire.ModelStatisticsResponse(**known)
 
     async def _index(self, asked: Message, _context: Context) -> Message:
-        return wire.RepositoryIndexResponse(
-            models=msgspec.to_builtins(standing.index(self._engine, ready_only=asked.ready))
-        )
+        found = standing.index(self._engine, ready_only=asked.ready, application=_application.get())
+        return wire.RepositoryIndexResponse(models=msgspec.to_builtins(found))
 
     async def _load(self, asked: Message, _context: Context) -> Message:
         standing.check_parameters(asked.parameters)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from agent.serving.access import STRANGER
+from agent.serving.access import known_to
 from agent.serving.operations import HTML, OPERATIONS
 from shared.errors import NotFoundError
 from shared.pages import PageFiles, kind_of, page_headers
@@ -41,7 +41,7 @@ def routes(engine: Engine, *, files: PageFiles = FILES) -> list[web.RouteDef]:
 
     async def index(request: web.Request) -> web.Response:
         built = all(files.find(name) for name in _EXPLORER)
-        text = page(() if STRANGER in request else sorted(engine.routes), with_explorer=built)
+        text = page(known_to(request, engine), with_explorer=built)
         return web.Response(text=text, content_type=HTML, headers=page_headers())
 
     async def try_page(_request: web.Request) -> web.StreamResponse:

@@ -112,10 +112,13 @@ def check_parameters(given: Collection[str]) -> None:
         raise InvalidInputError(field="parameters", problem=problem, remedy="leave it out")
 
 
-def index(engine: Engine, *, ready_only: bool) -> list[IndexEntry]:
-    """Return every model of the plan, one entry for each version that answers."""
+def index(engine: Engine, *, ready_only: bool, application: str = "") -> list[IndexEntry]:
+    """Return every model of the plan that `application` may ask, one entry for each version that answers.
+
+    Raises NotAllowedError.
+    """
     entries: list[IndexEntry] = []
-    for route in engine.routes.values():
+    for route in map(engine.route, engine.applications.known_to(application, engine.routes)):
         answering = route.answering() if route.primary else ()
         found = (_indexed(route.model, each) for each in answering)
         entries += [each for each in found if each.state == READY or not ready_only]

@@ -13,8 +13,10 @@ import msgspec
 import pytest
 from cryptography import x509
 
+from agent.core.plan import Route
 from agent.serving import open_inference_pb2 as wire
 from agent.serving.oip_grpc import SERVICE
+from shared.ids import ModelName
 from tests.support.grants import KEY, bearer, granted
 from tests.support.open_inference import opened
 from tests.support.serving import MODEL, infer_body, one_hot, plan_of
@@ -178,6 +180,27 @@ async def test_grpc_asks_for_a_key_as_http_does(wide: Opened, stable: SlotSpec) 
             await call(wide, "ModelMetadata", "name", metadata)
         assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
         assert KEY not in str(refused.value.details())
+
+
+async def test_attack_application_learns_of_no_model_but_its_own(wide: Opened, stable: SlotSpec) -> None:
+    await wide.engine.apply(plan(stable, granted("shop", "other"), granted("lab", MODEL, key="l" * 40)))
+    for path, method in (("/v2/repository/index", "POST"), ("/", "GET"), ("/openapi.json", "GET")):
+        _, refused, _ = await wide.get(path, bearer(), method=method)
+        assert MODEL not in str(refused), path
+        status, known, _ = await wide.get(path, bearer("l" * 40), method=method)
+        assert status == 200
+        assert MODEL in str(known), path
+    index = await call(wide, "RepositoryIndex", "", (("authorization", f"Bearer {KEY}"),))
+    assert not index.models
+
+
+async def test_health_of_a_model_that_cannot_answer_is_told_without_its_name(wide: Opened, stable: SlotSpec) -> None:
+    unavailable = Route(model=ModelName(MODEL), primary=None, unavailable_reason="reverted")
+    await wide.engine.apply(msgspec.structs.replace(plan(stable), slots=(), routes=(unavailable,)))
+    status, told, _ = await wide.get("/v2/health/ready")
+    assert (status, MODEL in str(told)) == (503, False)
+    status, told, _ = await wide.get("/v2/health/ready", unix=True)
+    assert (status, MODEL in str(told)) == (503, True)
 
 
 async def test_plain_text_on_the_tls_port_gets_no_answer(wide: Opened) -> None:

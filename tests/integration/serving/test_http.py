@@ -178,3 +178,12 @@ async def test_swap_back_and_forth_under_load_fails_no_request_and_mixes_no_answ
 
 def _has_more_than(answers: list[tuple[int, str, int]], count: int) -> bool:
     return len(answers) > count
+
+
+@pytest.mark.parametrize(("encoding", "data"), [("gzip", b"zzzz"), ("deflate", b"zzzz"), ("br", b"zzzz")])
+async def test_attack_body_that_is_not_encoded_as_it_says_is_the_callers_error(
+    served: Served, stable: SlotSpec, encoding: str, data: bytes
+) -> None:
+    await served.engine.apply(plan_of(stable))
+    headers = {"Content-Encoding": encoding}
+    assert (await served.post_raw(f"/v2/models/{MODEL}/infer", data, headers))[0] == 400
