@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 NAME: Final = "bench"
 """Of the model that is asked."""
-HAS_GRPC: Final = util.find_spec("grpc") is not None and util.find_spec("google.protobuf") is not None
+HAS_GRPC: Final = all(util.find_spec(name) for name in ("grpc", "google", "google.protobuf"))
 
 _JSON, _BYTES, _BOUNDARY = "application/json", "application/octet-stream", "litefleet-bench"
 _PICTURE = (640, 480)
