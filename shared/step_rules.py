@@ -38,6 +38,9 @@ MAX_IMAGE_PIXELS = 40_000_000
 """Larger images are refused before their pixels are read: a small file can claim gigabytes. Most cameras make 8 to 24
 million; this many take 120 MB decoded."""
 MAX_AUDIO_S, MAX_RATE_HZ = 600.0, 192_000
+MAX_AUDIO_SAMPLES = 12_000_000
+"""What a recording may become, 48 MB: one of 600 bytes can claim ten minutes, which at the highest rate are half a
+gigabyte. Ten minutes for speech at 16 kHz, four for music."""
 MAX_FRAME, MAX_MELS = 65_536, 512
 MAX_ANCHORS, MAX_BOXES = 200_000, 1000
 _MAX_AXES, _MAX_CHANNELS, _MAX_SELECTED, _MAX_DIGITS = 6, 1024, 65_536, 12
@@ -149,8 +152,12 @@ def _normalise(step: Normalise, field: str) -> None:
 def _decode_audio(step: DecodeAudio, field: str) -> None:
     _within(step.sample_rate_hz, 1000, MAX_RATE_HZ, f"{field}.sample_rate_hz")
     _within(step.max_seconds, 0.001, MAX_AUDIO_S, f"{field}.max_seconds")
+    if step.max_seconds * step.sample_rate_hz > MAX_AUDIO_SAMPLES:
+        problem = f"{step.max_seconds:g} s at {step.sample_rate_hz} Hz are more than {MAX_AUDIO_SAMPLES} samples"
+        remedy = f"at most {MAX_AUDIO_SAMPLES / step.sample_rate_hz:.0f} s, or a lower rate"
+        raise InvalidInputError(field=f"{field}.max_seconds", problem=problem, remedy=remedy)
     if step.samples is not None:
-        _within(step.samples, 1, MAX_AUDIO_S * step.sample_rate_hz, f"{field}.samples")
+        _within(step.samples, 1, MAX_AUDIO_SAMPLES, f"{field}.samples")
 
 
 def _frame_audio(step: FrameAudio, field: str) -> None:

@@ -34,6 +34,9 @@ _BETA = 8.0
 """Of Kaiser's window: side lobes 80 dB down. Source: Oppenheim and Schafer, Discrete-Time Signal Processing, 7.5.3."""
 _MAX_TAPS = 2_000_000
 """Of all phases together, 8 MB: rates with hardly a common divisor need one phase for each sample of a second."""
+_MAX_FRAMED = 32_000_000
+"""Numbers in all frames, 128 MB: with a small hop, seconds of sound make gigabytes. Ten minutes at 16 kHz in frames of
+25 ms, 10 ms apart, are 24 million."""
 _MEL_BREAK_HZ, _MEL_SCALE = 700.0, 1127.0
 
 
@@ -113,13 +116,18 @@ class Framer:
         """Return `(frames, length)`, `(frames, bins)` or `(frames, mels)`.
 
         Raises:
-            PipelineError: no wave, or shorter than one frame.
+            PipelineError: no wave, shorter than one frame, or so long that its frames are too many.
         """
         step = self._step
         if wave.ndim != 1 or wave.dtype.kind != "f":
             raise PipelineError(f"frame_audio takes a wave (N,) of floats, got {wave.shape} {wave.dtype.name}")
         if len(wave) < step.length:
             raise PipelineError(f"the sound has {len(wave)} samples, and a frame {step.length}")
+        count = (len(wave) - step.length) // step.hop + 1
+        size = step.length if step.content is FrameContent.SAMPLES else self._fft_length
+        if count * size > _MAX_FRAMED:
+            problem = f"{len(wave)} samples make {count} frames of {size}, more than {_MAX_FRAMED} numbers"
+            raise PipelineError(f"{problem}: send less, or frame with a larger hop")
         frames = np.lib.stride_tricks.sliding_window_view(wave.astype(np.float32, copy=False), step.length)[:: step.hop]
         frames = frames * self._window if self._window is not None else frames.copy()
         if step.content is FrameContent.SAMPLES:

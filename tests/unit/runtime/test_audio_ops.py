@@ -215,3 +215,11 @@ def test_mel_filters_are_triangles_with_a_top_of_one() -> None:
 def test_silence_has_a_finite_loudness() -> None:
     step = FrameAudio(length=400, hop=160, content=FrameContent.LOG_MELS)
     assert np.isfinite(Framer(step, RATE).apply(np.zeros(16_000, np.float32))).all()
+
+
+@pytest.mark.parametrize("content", FrameContent)
+def test_attack_frames_that_would_fill_the_memory_are_refused(content: FrameContent) -> None:
+    step = FrameAudio(length=400, hop=1, content=content)
+    with pytest.raises(PipelineError, match="larger hop"):
+        Framer(step, RATE).apply(np.zeros(60 * RATE, np.float32))
+    assert len(Framer(step, RATE).apply(np.zeros(RATE, np.float32))) == RATE - 399

@@ -139,6 +139,8 @@ def test_parameters_that_cannot_be_are_refused_by_name(step: dict[str, Any], sai
     [
         ({"type": "decode_audio", "sample_rate_hz": 10}, "sample_rate_hz"),
         ({"type": "decode_audio", "sample_rate_hz": 16000, "max_seconds": 1e9}, "max_seconds"),
+        ({"type": "decode_audio", "sample_rate_hz": 192_000, "max_seconds": 600}, "max_seconds"),
+        ({"type": "decode_audio", "sample_rate_hz": 192_000, "samples": 100_000_000}, "samples"),
         ({"type": "decode_audio", "sample_rate_hz": 16000, "samples": 0}, "samples"),
         ({"type": "frame_audio", "length": 0, "hop": 2}, "length"),
         ({"type": "frame_audio", "length": 4, "hop": 0}, "hop"),
