@@ -98,15 +98,23 @@ class Access:
 
         `of_all`: what is asked for tells of every model.
         """
+        grant = self.recognise(authorization)
+        if of_all:
+            _check_all(grant)
+        self._engine.applications.admit(grant, model, served=self._engine.routes)
+        return grant.application
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether other machines can call."""
+        return self._is_wide
+
+    def recognise(self, authorization: str) -> ApplicationGrant:
+        """Return whose key this is, and count nothing yet. Raises KeyRefusedError."""
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != _BEARER:
             raise KeyRefusedError("send an application's key as Authorization: Bearer KEY", is_missing=True)
-        applications = self._engine.applications
-        grant = applications.of_key(key.strip())
-        if of_all:
-            _check_all(grant)
-        applications.admit(grant, model, served=self._engine.routes)
-        return grant.application
+        return self._engine.applications.of_key(key.strip())
 
     def check_keyless(self) -> None:
         """Refuse a caller without a key, unless only this machine can call. Raises KeyRefusedError."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import grpc
 import msgspec
 import structlog
+from typing_extensions import override
 
 from agent.serving import grpc_tensors, standing
 from agent.serving import open_inference_pb2 as wire
@@ -32,7 +33,7 @@ from shared.errors import InvalidInputError, LitefleetError, ModelFailedError, N
 from shared.ids import ModelName
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
     from typing import Any
 
     from agent.serving.access import Access
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     # Any of the generated messages: the table of methods pairs each method with its own.
     Message = Any
     Context = grpc.aio.ServicerContext[Any, Any]
+    Method = grpc.RpcMethodHandler[Any, Any]
 
 SERVICE: Final = "inference.GRPCInferenceService"
 
@@ -81,7 +83,8 @@ class GrpcServer:
         """
         loading = loading or standing.FleetDecides()
         self._service = _Service(engine, traffic, access, unverified=unverified, loading=loading)
-        self._server = grpc.aio.server(options=(*_OPTIONS, ("grpc.so_reuseport", int(is_shared))))
+        options = (*_OPTIONS, ("grpc.so_reuseport", int(is_shared)))
+        self._server = grpc.aio.server(options=options, interceptors=[_KeysFirst(access)] if access.is_wide else [])
         self._server.add_generic_rpc_handlers((self._service.handlers(),))
 
     async def start(self, host: str, port: int, *, certificate: ServerCertificate | None = None) -> int:
@@ -107,6 +110,32 @@ class GrpcServer:
     async def stop(self) -> None:
         """Take no more calls, and let those in flight end."""
         await self._server.stop(_STOP_S)
+
+
+class _KeysFirst(grpc.aio.ServerInterceptor):
+    """Refuses strangers before their message is taken in: whoever has no key must not fill the memory."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    @override
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Method | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Method | None:
+        """Go on with the call, or answer it with its refusal."""
+        if handler_call_details.method.rpartition("/")[2] in _HEALTH:
+            return await continuation(handler_call_details)
+        authorization = _authorization(handler_call_details.invocation_metadata)
+        try:
+            if authorization:
+                self._access.recognise(authorization)
+            else:
+                self._access.check_keyless()
+        except LitefleetError as exc:
+            return _refusing(exc)
+        return await continuation(handler_call_details)
 
 
 class _Service:
@@ -163,16 +192,14 @@ class _Service:
 
     def _check(self, asked: Message, context: Context) -> None:
         """Let a call in as `Access.enter` does a request."""
-        authorization = next(
-            (value for name, value in context.invocation_metadata() or () if name == _AUTHORIZATION), ""
-        )
+        authorization = _authorization(context.invocation_metadata())
         if not authorization:
             self._access.check_keyless()
             return
         # `ServerMetadata` and `RepositoryIndex` name no model; an empty name asks for the figures of all.
         model = getattr(asked, "model_name", "") or getattr(asked, "name", "")
         of_all = not model and isinstance(asked, wire.ModelStatisticsRequest)
-        application = self._access.admit(str(authorization), ModelName(model) if model else None, of_all=of_all)
+        application = self._access.admit(authorization, ModelName(model) if model else None, of_all=of_all)
         _application.set(application)
 
     async def _live(self, _asked: Message, _context: Context) -> Message:
@@ -246,6 +273,22 @@ class _Service:
         standing.check_parameters(asked.parameters)
         await self._loading.unload(ModelName(asked.model_name))
         return wire.RepositoryModelUnloadResponse()
+
+
+def _authorization(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    """Return what a call shows; empty for nothing."""
+    return next((str(value) for name, value in metadata or () if name == _AUTHORIZATION), "")
+
+
+def _refusing(error: LitefleetError) -> Method:
+    """Return what answers a call with an error."""
+
+    async def refuse(_messages: object, context: Context) -> Message:
+        await context.abort(_code(error), f"{error.reason}: {error}")
+
+    # A stream of messages is not read before it is asked for, as a single one is.
+    handler: Method = grpc.stream_unary_rpc_method_handler(refuse)
+    return handler
 
 
 def _caller(context: Context, *, received_s: float) -> Caller:

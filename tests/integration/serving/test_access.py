@@ -182,6 +182,17 @@ async def test_grpc_asks_for_a_key_as_http_does(wide: Opened, stable: SlotSpec) 
         assert KEY not in str(refused.value.details())
 
 
+@pytest.mark.parametrize("metadata", [(), (("authorization", "Bearer wrong"),)])
+async def test_attack_message_of_a_stranger_is_refused_before_it_is_sent(
+    wide: Opened, stable: SlotSpec, metadata: tuple[tuple[str, str], ...]
+) -> None:
+    await wide.engine.apply(plan(stable, granted("shop", MODEL)))
+    credentials = grpc.ssl_channel_credentials(wide.pair.certificate.read_bytes())
+    async with grpc.aio.secure_channel(wide.grpc, credentials) as channel:
+        ask: grpc.aio.StreamUnaryMultiCallable[Message, Message] = channel.stream_unary(f"/{SERVICE}/ModelInfer")
+        assert await ask(metadata=metadata, timeout=10).code() is grpc.StatusCode.UNAUTHENTICATED
+
+
 async def test_attack_application_learns_of_no_model_but_its_own(wide: Opened, stable: SlotSpec) -> None:
     await wide.engine.apply(plan(stable, granted("shop", "other"), granted("lab", MODEL, key="l" * 40)))
     for path, method in (("/v2/repository/index", "POST"), ("/", "GET"), ("/openapi.json", "GET")):
