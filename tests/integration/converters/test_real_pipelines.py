@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import subprocess
@@ -64,7 +65,7 @@ async def served() -> AsyncIterator[Served]:
         yield made
 
 
-async def asked(served: Served, item: bytes, kind: str = "application/octet-stream") -> dict[str, Any]:
+async def asked(served: Served, item: bytes | io.BytesIO, kind: str = "application/octet-stream") -> dict[str, Any]:
     status, body, _ = await served.post(f"/v2/models/{MODEL}/classify", item, {"Content-Type": kind})
     assert status == 200, body
     return body
@@ -144,6 +145,16 @@ async def test_all_three_names_of_the_cat_are_of_cats(served: Served, tmp_path: 
     await served.engine.apply(plan_of(make_slot(tmp_path, classifier.model, pipeline=classifier.pipeline)))
     body = await asked(served, encoded("chelsea.png"))
     assert {each["label"] for each in body["labels"]} == CATS
+
+
+async def test_many_photographs_in_one_request_are_named_each(
+    served: Served, tmp_path: Path, classifier: Classifier
+) -> None:
+    await served.engine.apply(plan_of(make_slot(tmp_path, classifier.model, pipeline=classifier.pipeline)))
+    items = [base64.b64encode(encoded(name)).decode() for name in SEEN]
+    body = await asked(served, io.BytesIO(json.dumps({"items": items}).encode()), "application/json")
+    for name, result in zip(SEEN, body["results"], strict=True):
+        assert result["labels"][0]["label"] in SEEN[name]
 
 
 # --- where the faces are ---

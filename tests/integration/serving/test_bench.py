@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
 from agent.serving.bench import BenchReport
+from agent.serving.bench_server import HttpConnection, check
+from shared.errors import ModelFailedError
 from tests.integration.serving.test_pipelines import CASCADE, composed, spec
 from tests.support import models
 from tests.support.inference_api import image_slot, picture
 from tests.support.serving import ROOT, make_slot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ALONE = "HTTP alone, no model"
 NUMBERS = [ALONE, "OIP, JSON", "OIP, binary", "TensorFlow Serving", "MAX", "OIP, binary, unix socket", "OIP, gRPC"]
@@ -112,6 +120,34 @@ def test_bench_tells_what_a_pipeline_refuses_in_its_words(tmp_path: Path) -> Non
     folder = Path(image_slot(tmp_path).folder)
     assert "not a readable JPEG or PNG" in complaint(folder, "--item", bad)
     assert "item: " in complaint(folder, "--item", tmp_path / "missing.jpg")
+
+
+@contextlib.contextmanager
+def answered(reply: bytes) -> Iterator[HttpConnection]:
+    """A connection whose other end has said this already, and will say no more."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(reply)
+        theirs.shutdown(socket.SHUT_WR)
+        yield HttpConnection(ours)
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", ""),
+        (b"HTTP/1.1 429 Too Many\r\ncontent-length: 4\r\n\r\nlate", "429 late"),
+    ],
+)
+def test_reply_is_read_whole_and_a_refusal_told(reply: bytes, said: str) -> None:
+    with answered(reply + reply) as connection:
+        assert [check(connection, b""), check(connection, b"")] == [said, said]
+
+
+@pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_server_that_ends_while_it_is_asked_is_told(reply: bytes) -> None:
+    with answered(reply) as connection, pytest.raises(ModelFailedError, match="ended while it was asked"):
+        check(connection, b"")
 
 
 def test_bench_teaches_what_it_does() -> None:
