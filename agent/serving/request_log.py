@@ -12,7 +12,7 @@ import structlog
 
 from agent.serving import segments
 from agent.serving.exposition import Sample
-from agent.serving.requests import ClassifyRequest
+from agent.serving.requests import ClassifyRequest, NamedTensor
 from agent.serving.segments import BUDGET_BYTES, Segment
 from shared.request_log import (
     ENCODED,
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.serving.exchange import Reply
-    from agent.serving.requests import NamedTensor, Request
     from shared.clock import Clock
     from shared.ids import BootId
     from shared.request_log import LogWish
@@ -144,25 +143,46 @@ def record(reply: Reply, *, ready_s: float, wish: LogWish, consent: LogConsent) 
     """Return what may be said of a request."""
     slot, outcome = reply.instance.slot, reply.outcome
     model, variant = split_line(slot.model)
+    hidden = _hidden(reply, consent)
+    consent = msgspec.structs.replace(consent, redact=tuple(hidden))
+    tells_best = consent.outputs and hidden.isdisjoint(each.name for each in outcome.outputs)
     return LoggedRequest(
         model=model,
         variant=variant,
         version=str(slot.version_number),
         release_id=slot.release_id,
         protocol=reply.ask.caller.protocol.value,
-        inputs=_inputs(reply.ask.request, consent),
+        inputs=_inputs(reply, consent),
         outputs=_tensors(outcome.outputs, allowed=consent.outputs, consent=consent),
-        top=outcome.top if consent.outputs else "",
-        confidence=outcome.confidence if consent.outputs else None,
+        top=outcome.top if tells_best else "",
+        confidence=outcome.confidence if tells_best else None,
         latency_ms=(ready_s - reply.ask.received_s) * 1000,
         invoke_ms=outcome.invoke_ms,
         sample_rate=wish.sample_rate,
     )
 
 
-def _inputs(request: Request, consent: LogConsent) -> tuple[LoggedTensor, ...]:
+def _hidden(reply: Reply, consent: LogConsent) -> frozenset[str]:
+    """Return whose values are not told: those that the release names, or all where it names what nothing is called."""
+    inputs = {ENCODED, *(spec.name for spec in reply.instance.inputs)}
+    outputs = {each.name for each in reply.outcome.outputs}
+    named = frozenset(consent.redact)
+    if named - inputs - outputs:
+        # Converters change names at will: what was meant to be hidden would be told under another.
+        return named | inputs | outputs
+    # An image is the same input, encoded or not.
+    return named | inputs if len(reply.instance.inputs) == 1 and named & inputs else named
+
+
+def _inputs(reply: Reply, consent: LogConsent) -> tuple[LoggedTensor, ...]:
+    request, wanted = reply.ask.request, reply.instance.inputs
     if not isinstance(request, ClassifyRequest):
-        return _tensors(request.inputs, allowed=consent.inputs, consent=consent)
+        # By the model's name, not by the caller's: a single input may come under any.
+        given = tuple(
+            NamedTensor(name=wanted[0].name if len(wanted) == 1 else each.name, array=each.array)
+            for each in request.inputs
+        )
+        return _tensors(given, allowed=consent.inputs, consent=consent)
     return tuple(
         _logged(ENCODED, "bytes", (len(item),), item, len(item), allowed=consent.inputs, consent=consent)
         for item in request.items

@@ -87,6 +87,47 @@ async def test_input_without_consent_or_redacted_is_its_shape_alone(tmp_path: Pa
     assert given["omitted"] == ("redacted" if consent.redact else "no_consent")
 
 
+@pytest.mark.parametrize("redact", [("input",), ("encoded",), ("serving_default_image:0",)])
+async def test_attack_input_under_another_name_is_redacted_all_the_same(
+    tmp_path: Path, redact: tuple[str, ...]
+) -> None:
+    engine = watching_engine(log_in(tmp_path / "log"))
+    consent = msgspec.structs.replace(EVERYTHING, redact=redact)
+    await watched(engine, wished(plan_of(watched_slot(tmp_path, consent=consent))))
+    given = NamedTensor(name="x" * MAX_RECORD_BYTES, array=np.array([one_hot(3)], np.float32))
+    await ask(engine, InferRequest(inputs=(given,)))
+    (event,) = await logged(engine, tmp_path / "log")
+    assert event["data"]["inputs"] == [
+        {"name": "input", "datatype": "float32", "shape": [1, 10], "omitted": "redacted"}
+    ]
+
+
+@pytest.mark.parametrize("redact", ["input", "encoded", "image"])
+async def test_image_of_a_redacted_input_is_not_told_encoded_either(tmp_path: Path, redact: str) -> None:
+    slot = watched_slot(
+        tmp_path,
+        model=models.one_hot_classifier(input_shape=(1, 10, 1)),
+        pipeline=IMAGE_PIPELINE,
+        consent=msgspec.structs.replace(EVERYTHING, redact=(redact,)),
+    )
+    engine = watching_engine(log_in(tmp_path / "log"))
+    await watched(engine, wished(plan_of(slot)))
+    await ask(engine, ClassifyRequest.of([picture(3)]))
+    (event,) = await logged(engine, tmp_path / "log")
+    assert [each["omitted"] for each in event["data"]["inputs"]] == ["redacted"]
+
+
+@pytest.mark.parametrize("redact", ["scores", "what nothing is called"])
+async def test_redacted_output_is_told_by_no_other_field(tmp_path: Path, redact: str) -> None:
+    engine = watching_engine(log_in(tmp_path / "log"))
+    consent = msgspec.structs.replace(EVERYTHING, redact=(redact,))
+    await watched(engine, wished(plan_of(watched_slot(tmp_path, consent=consent))))
+    await ask(engine, one_hot(3))
+    (event,) = await logged(engine, tmp_path / "log")
+    assert event["data"]["outputs"][0]["omitted"] == "redacted"
+    assert (event["data"]["top"], event["data"]["confidence"]) == ("", None)
+
+
 async def test_outputs_that_may_not_be_told_are_told_by_no_other_field(tmp_path: Path) -> None:
     engine = watching_engine(log_in(tmp_path / "log"))
     await watched(engine, wished(plan_of(watched_slot(tmp_path, consent=LogConsent(outputs=False)))))
