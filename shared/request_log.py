@@ -31,8 +31,8 @@ class LogConsent(msgspec.Struct, frozen=True, kw_only=True):
     upstream: bool = False
     """Records may leave the device."""
     redact: tuple[str, ...] = ()
-    """Names of inputs and outputs whose values are never written, whatever else is allowed. A name that nothing is called
-    hides all values; an input's own hides its encoded image too."""
+    """Names of inputs and outputs whose values are never written, whatever else is allowed. A name that nothing is
+    called hides all values; an input's own hides its encoded image too."""
 
 
 class LogWish(msgspec.Struct, frozen=True, kw_only=True):
