@@ -170,6 +170,9 @@ def tensor_op(graph: Graph, place: int, calls: Mapping[int, ModelCall]) -> Calla
                 for number, source in enumerate(each.sources)
                 if source.place == place
             )
+            if taker not in calls:
+                problem = "quantises for a model of several inputs, of which a straight line feeds one"
+                raise PipelineError(f"step {node.id} {problem}: name them in the takes of its run_model")
             spec = calls[taker].input_for(take)
             return lambda item: ops.quantise(item, spec)
         case Dequantise():

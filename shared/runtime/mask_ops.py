@@ -31,7 +31,7 @@ def segment(output: Tensor, step: Segment, labels: Sequence[str], frame: Frame) 
     """
     if output.dtype.kind == "f" and not np.isfinite(output).all():
         raise ModelFailedError("the model answered NaN or infinity")
-    if output.ndim == _SCORES_AXES and output.shape[2] > 1:
+    if output.ndim == _SCORES_AXES and output.shape[2] > 1 and output.size:
         classes = output.argmax(axis=2)
     elif output.ndim in {_MASK_AXES, _SCORES_AXES} and output.size:
         classes = np.rint(output.reshape(output.shape[:2])).astype(np.int64)

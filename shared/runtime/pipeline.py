@@ -125,7 +125,8 @@ class CompiledPipeline:
         if self._line is not None:
             return self._from_line(item)
         if self._graph.request is not Kind.BYTES:
-            return self._from_item(Item(self._steps, item))
+            # An item of a batch (N,) is a number by itself to numpy.
+            return self._from_item(Item(self._steps, np.asarray(item)))
         if len(self._decoders) > 1:
             raise PipelineError("this pipeline decodes what it takes in several ways: send it encoded")
         sent = Item(self._steps, b"")

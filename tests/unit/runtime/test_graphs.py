@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shared.errors import InvalidInputError, ModelFailedError, PipelineError
+from shared.manifest import TensorSpec
 from shared.pipeline import PipelineSpec, check, component_names
 from shared.runtime.pipeline import CompiledPipeline
 from shared.runtime.values import Answer, Fanned, to_json
@@ -183,6 +184,20 @@ def test_quantise_before_a_float_model_does_nothing() -> None:
     answer = CompiledPipeline(made, model).answer(np.array([0.25, 1, 2], np.float32))
     np.testing.assert_array_equal(model.fed[0][0], [[0.25, 1, 2]])
     assert answer.labels[0].label == "b"
+
+
+def test_quantise_for_a_model_of_several_inputs_says_what_is_wrong() -> None:
+    inputs = tuple(TensorSpec(name=name, dtype="int8", shape=(1, 4)) for name in "xy")
+    model = Answering(SURE, inputs=inputs)
+    with pytest.raises(PipelineError, match="several inputs"):
+        CompiledPipeline(spec({"type": "quantise"}, {"type": "run_model"}), model)
+
+
+def test_items_that_are_numbers_are_tensors_to_every_step() -> None:
+    switch = {"type": "switch", "takes": ["request", "run_model", "run_model"], "cases": [{"min_score": 0.5}]}
+    pipeline = CompiledPipeline(spec({"type": "run_model"}, switch), Answering(SURE, takes=()))
+    # What numpy has of a batch (N,) for an item is a number, and no tensor.
+    np.testing.assert_array_equal(pipeline.scores(np.zeros(2, np.float32)), [SURE, SURE])
 
 
 def test_a_bad_item_among_many_fails_alone() -> None:

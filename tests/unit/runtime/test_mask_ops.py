@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from shared.errors import ModelFailedError
+from shared.errors import ModelFailedError, PipelineError
 from shared.pipeline import PipelineSpec
 from shared.runtime.frames import Frame
 from shared.runtime.mask_ops import segment
@@ -72,3 +72,9 @@ def test_bars_of_a_letterbox_are_no_part_of_the_answer() -> None:
 def test_mask_of_no_numbers_is_the_models_fault() -> None:
     with pytest.raises(ModelFailedError, match="NaN"):
         segment(np.full((2, 2, 3), np.nan), Segment(), LABELS, Frame.of(2, 2))
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0, 3), (0, 5), (4,)])
+def test_mask_without_pixels_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(PipelineError, match="segment takes"):
+        segment(np.zeros(shape, np.float32), Segment(), LABELS, Frame.of(2, 2))
