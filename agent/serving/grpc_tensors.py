@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agent.serving import binary_tensors, classification, open_inference_pb2, tensors
+from agent.serving.json_bounds import MAX_NUMBERS
 from agent.serving.requests import InferRequest, NamedTensor
 from shared.errors import InvalidInputError
 
@@ -46,6 +47,8 @@ def read(asked: Asked) -> Request:
     raw = asked.raw_input_contents
     if not asked.inputs:
         raise InvalidInputError(field="inputs", problem="there is none")
+    if len(asked.inputs) > tensors.MAX_TENSORS:
+        raise InvalidInputError(field="inputs", problem=f"there are more than {tensors.MAX_TENSORS}")
     if raw and len(raw) != len(asked.inputs):
         problem = f"has {len(raw)} entries for {len(asked.inputs)} inputs"
         raise InvalidInputError(field="raw_input_contents", problem=problem)
@@ -66,6 +69,7 @@ def write(outputs: Sequence[NamedTensor], asked: Asked, answer: Answer) -> None:
         InvalidInputError: a name that is none.
     """
     by_name = {output.name: output.array for output in outputs}
+    tensors.check_wanted(len(asked.outputs), len(by_name))
     chosen = [each.name for each in asked.outputs] or list(by_name)
     for name in chosen:
         if name not in by_name:
@@ -107,6 +111,9 @@ def _array(tensor: Input, raw: bytes | None, field: str) -> Tensor:
         remedy = "send it in raw_input_contents"
         raise InvalidInputError(field=f"{field}.contents", problem=f"cannot hold {tensor.datatype}", remedy=remedy)
     values = getattr(tensor.contents, _CONTENTS[tensor.datatype])
+    if len(values) > MAX_NUMBERS:
+        problem, remedy = f"holds more than {MAX_NUMBERS} numbers", "send them in raw_input_contents"
+        raise InvalidInputError(field=f"{field}.contents", problem=problem, remedy=remedy)
     return tensors.shaped(np.array(values), dtype, shape, field)
 
 

@@ -20,6 +20,7 @@ from agent.serving.access import known_to
 from agent.serving.api import caller_of, json_answer, read_body, send
 from agent.serving.errors import ModelUnavailableError
 from agent.serving.exchange import Ask, CallProtocol
+from agent.serving.json_bounds import check_json
 from agent.serving.requests import ClassifyRequest, InferRequest
 from shared.decoding import MALFORMED
 from shared.errors import InvalidInputError
@@ -148,6 +149,7 @@ class _Protocol:
 
 
 def _from_json(data: bytes, instance: Resident) -> Request:
+    check_json(data)
     try:
         body = msgspec.json.decode(data, type=FileBody)
     except MALFORMED as exc:

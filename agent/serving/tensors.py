@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
 
 from agent.serving import binary_tensors, classification
+from agent.serving.json_bounds import check_json
 from agent.serving.requests import InferRequest, NamedTensor
 from shared.decoding import MALFORMED
 from shared.errors import InvalidInputError
@@ -39,6 +40,8 @@ _DTYPES = {
     "FP64": "float64",
 }
 _DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
+MAX_TENSORS: Final = 256
+"""Inputs in one request: no model has more of them."""
 TEXT = "BYTES"
 """The protocol's name of what is no number."""
 _Texts = list[str | list[str]]
@@ -106,12 +109,15 @@ def read_body(body: bytes, header_length: str | None = None) -> tuple[InferBody,
         InvalidInputError: names the field.
     """
     text, rest = binary_tensors.split_body(body, header_length)
+    check_json(text)
     try:
         parsed = _decoder.decode(text)
     except MALFORMED as exc:
         raise InvalidInputError(field="body", problem=str(exc), remedy="send an inference request as JSON") from exc
     if not parsed.inputs:
         raise InvalidInputError(field="inputs", problem="there is none")
+    if len(parsed.inputs) > MAX_TENSORS:
+        raise InvalidInputError(field="inputs", problem=f"there are {len(parsed.inputs)}, more than {MAX_TENSORS}")
     if any(tensor.datatype == TEXT for tensor in parsed.inputs):
         texts, rest = _read_texts(parsed.inputs, rest)
         if rest:
@@ -136,6 +142,7 @@ def write_outputs(outputs: tuple[NamedTensor, ...], body: InferBody) -> tuple[li
         # What nearly everybody asks for.
         return [{**_described(each.name, each.array), "data": _values(each.array)} for each in outputs], []
     by_name = {output.name: output.array for output in outputs}
+    check_wanted(len(body.outputs), len(by_name))
     for each in body.outputs:
         if each.name not in by_name:
             known = "there are: " + ", ".join(by_name)
@@ -150,6 +157,12 @@ def write_outputs(outputs: tuple[NamedTensor, ...], body: InferBody) -> tuple[li
         else:
             described.append({**_described(each.name, array), "data": _values(array)})
     return described, blobs
+
+
+def check_wanted(count: int, known: int) -> None:
+    """Refuse an output that is asked for again and again. Raises InvalidInputError."""
+    if count > known:
+        raise InvalidInputError(field="outputs", problem=f"asks for {count} of {known}", remedy="name each once")
 
 
 def datatype(dtype: str) -> str:

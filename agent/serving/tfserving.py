@@ -22,6 +22,7 @@ from aiohttp import web
 from agent.serving import classification, tensors
 from agent.serving.api import caller_of, json_answer, problem, read_body, send
 from agent.serving.exchange import Ask, CallProtocol
+from agent.serving.json_bounds import check_json
 from agent.serving.requests import InferRequest, NamedTensor
 from shared.decoding import MALFORMED
 from shared.errors import InvalidInputError
@@ -210,6 +211,7 @@ def _described(spec: TensorSpec) -> dict[str, object]:
 
 
 def _decode(data: bytes, kind: type[Body]) -> Body:
+    check_json(data)
     try:
         return msgspec.json.decode(data, type=kind)
     except MALFORMED as exc:
