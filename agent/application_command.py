@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from agent.config import load
 from agent.grants import add_grant, new_key, read_grants, remove_grants
 from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from shared.applications import ApplicationGrant
 
@@ -36,9 +39,16 @@ def run(asked: argparse.Namespace) -> int:
             remove_grants(path, asked.name)
             _say(f"{asked.name} may call no more")
         case _:
-            for grant in read_grants(path):
-                _say(_described(grant))
+            _show(read_grants(path), as_json=asked.output == "json")
     return os.EX_OK
+
+
+def _show(grants: Sequence[ApplicationGrant], *, as_json: bool) -> None:
+    if as_json:
+        _say(msgspec.json.format(msgspec.json.encode(grants)).decode())
+        return
+    for grant in grants:
+        _say(_described(grant))
 
 
 def _described(grant: ApplicationGrant) -> str:

@@ -64,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
         "serve",
         help="serve a local .tflite file or release folder on loopback, unverified, for development",
         description="Serve a local file, or a release's folder with its pipeline, on loopback without a controller. "
-        "Nothing about it is verified.",
+        "Nothing about it is verified. A folder is one of an agent's releases/: manifest.json, model.tflite, and "
+        "components/ where its pipeline runs other models.",
+        epilog=_EXIT_CODES,
     )
     serve.add_argument(
         "file", type=Path, metavar="FILE.tflite|RELEASE_FOLDER", help="the model, or a folder with its manifest.json"
@@ -85,7 +87,13 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_bench_parser(commands)
     _add_application_parser(commands)
-    log = commands.add_parser("log", help="print the requests that were written down, one CloudEvent a line")
+    log = commands.add_parser(
+        "log",
+        help="print the requests that were written down, one CloudEvent a line",
+        description="Print what request-log/ in the state folder holds, oldest first, as JSON lines. A device writes "
+        "requests down when their release consents and the operator asks: `litefleet device request-log set`.",
+        epilog=_EXIT_CODES,
+    )
     log.add_argument("--config", type=Path, required=True, metavar="FILE", help="the agent's settings")
     log.add_argument("--model", metavar="NAME", help="of this model only")
     status = commands.add_parser("status", help="show who this device is and what it holds")
@@ -102,8 +110,7 @@ def _add_bench_parser(commands: argparse._SubParsersAction[argparse.ArgumentPars
         "invocation, the pipeline without a server, and a real server on loopback that is asked over one connection in "
         "every protocol, in turns. CPU is the figure to trust: it is that of all the server's threads for one answer, "
         "whatever else this device does meanwhile.",
-        epilog="examples: litefleet-agent bench digits.tflite; litefleet-agent bench release/ --item photo.jpg -o json"
-        f" | {_EXIT_CODES}",
+        epilog=f"example: litefleet-agent bench release/ --item photo.jpg -o json; {_EXIT_CODES}",
     )
     bench.add_argument(
         "file", type=Path, metavar="FILE.tflite|RELEASE_FOLDER", help="the model, or a folder with its manifest.json"
@@ -131,6 +138,7 @@ def _add_application_parser(commands: argparse._SubParsersAction[argparse.Argume
         "--key-from", metavar="FILE", help="take this file's first line as the key (- for stdin) and print none"
     )
     listing = verbs.add_parser("list", help="show the applications, without their keys")
+    listing.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form (%(default)s)")
     remove = verbs.add_parser("remove", help="let an application in no more, by any of its keys")
     remove.add_argument("name", metavar="NAME", help="the application")
     for verb in (add, listing, remove):
@@ -201,8 +209,10 @@ def _run(config: Path) -> int:
 
 
 def _serve(asked: argparse.Namespace) -> int:
+    from agent.logs import set_up_for_people
     from agent.serving.local import LocalDoors, serve_file
 
+    set_up_for_people()
     doors = LocalDoors(
         http_port=asked.http_port,
         grpc_port=asked.grpc_port,
@@ -216,9 +226,11 @@ def _serve(asked: argparse.Namespace) -> int:
 def _bench(asked: argparse.Namespace) -> int:
     import msgspec
 
+    from agent.logs import set_up_for_people
     from agent.serving.bench import bench
     from agent.serving.bench_table import render
 
+    set_up_for_people()
     report = bench(asked.file, seconds=asked.seconds, item=asked.item)
     as_json = asked.output == "json"
     _say(msgspec.json.format(msgspec.json.encode(report)).decode() if as_json else render(report))

@@ -1,4 +1,4 @@
-"""Log lines as JSON on stderr. A line that cannot be written is lost; a full disk below the log stops no inference."""
+"""Log lines on stderr, JSON for daemons. A line that cannot be written is lost; a full disk below the log stops no inference."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ def set_up(level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(Forgiving(sys.stderr.encoding)),  # type: ignore[arg-type]  # all that it asks of a TextIO
     )
+
+
+def set_up_for_people() -> None:
+    """Set logging up for a command that a person watches: lines to read. Its stdout is for what was asked."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(Forgiving(sys.stderr.encoding)))  # type: ignore[arg-type]  # as above
 
 
 class Forgiving:

@@ -23,7 +23,7 @@ from agent.serving.engine import Engine
 from agent.serving.loading import COMPONENTS_DIR, MANIFEST_FILE, MODEL_FILE, LoadedModel, load_model, open_litert
 from agent.serving.preparing import prepare_process
 from agent.serving.scrape import Scrape
-from agent.serving.sockets import listen_unix
+from agent.serving.sockets import connect_unix, listen_unix
 from agent.serving.traffic import Traffic
 from shared import manifest
 from shared.clock import SystemClock, mint_id
@@ -155,7 +155,7 @@ async def _listen(
     try:
         await web.TCPSite(runner, doors.host, doors.http_port).start()
     except OSError as exc:
-        problem = f"{doors.http_port} on {doors.host} cannot be used: {exc.strerror}"
+        problem = f"{doors.http_port} on {doors.host} cannot be used: {os.strerror(exc.errno or 0)}"
         raise InvalidInputError(field="http_port", problem=problem, remedy="choose another") from exc
     _say(f"UNVERIFIED {UNVERIFIED}")
     _say(f"serving {name} on http://{doors.host}:{runner.addresses[0][1]}/v2/models/{name}")
@@ -177,12 +177,24 @@ async def _listen(
 
 
 async def _listen_unix(runner: web.AppRunner, path: Path) -> None:
+    if _is_taken(path):
+        problem = f"another server answers at {path}"
+        raise InvalidInputError(field="unix_socket", problem=problem, remedy="stop it, or name another place")
     try:
         listener = listen_unix(path, mode=GROUP_MAY_CALL)
     except OSError as exc:
         problem = f"{path} cannot be used: {exc.strerror}"
         raise InvalidInputError(field="unix_socket", problem=problem, remedy="name another place") from exc
     await web.SockSite(runner, listener).start()
+
+
+def _is_taken(path: Path) -> bool:
+    try:
+        connect_unix(path, timeout_s=1.0).close()
+    except OSError:
+        # What a server that ended has left there may be replaced.
+        return False
+    return True
 
 
 def read_files(path: Path) -> LocalFiles:
@@ -196,7 +208,9 @@ def read_files(path: Path) -> LocalFiles:
         }
         return LocalFiles(model=(path / MODEL_FILE).read_bytes(), pipeline=described.pipeline, components=components)
     except OSError as exc:
-        raise InvalidInputError(field=str(path), problem=f"cannot be read: {exc.strerror}") from exc
+        remedy = f"a release's folder holds {MANIFEST_FILE} and {MODEL_FILE}" if path.is_dir() else ""
+        missing = str(exc.filename or path)
+        raise InvalidInputError(field=missing, problem=f"cannot be read: {exc.strerror}", remedy=remedy) from exc
     except UntrustedError as exc:
         raise InvalidInputError(field=f"{path}/{MANIFEST_FILE}", problem=str(exc)) from exc
 

@@ -112,7 +112,7 @@ def root(data: bytes, identifier: bytes) -> Table:
         ModelLoadError: another kind of file, or an offset that leads out of it; so do all methods of Table.
     """
     if data[4:8] != identifier:
-        raise ModelLoadError(f"the file is not of kind {identifier.decode()}")
+        raise ModelLoadError(f"the file is not of kind {identifier.decode()}, as TensorFlow Lite's are")
     return _follow(data, 0, Allowance())
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from agent.serving.api import UNVERIFIED_HEADER
 from agent.serving.local import LocalDoors, serve_file
+from agent.serving.sockets import listen_unix
 from shared.errors import InvalidIdError, InvalidInputError, ModelLoadError
 from shared.pipeline import PipelineSpec, RunModel, Softmax
 from tests.support import models
@@ -81,6 +82,19 @@ def test_local_unix_socket_never_takes_the_place_of_a_file(tmp_path: Path) -> No
     with pytest.raises(InvalidInputError, match="is a file"):
         serve_file(path, name="local", doors=LocalDoors(http_port=0, unix_socket=path))
     assert path.stat().st_size
+
+
+def test_local_unix_socket_of_a_server_that_answers_is_left_to_it(tmp_path: Path) -> None:
+    path, place = tmp_path / "mine.tflite", tmp_path / "infer.sock"
+    path.write_bytes(models.one_hot_classifier())
+    with contextlib.closing(listen_unix(place, mode=0o600)), pytest.raises(InvalidInputError, match="another server"):
+        serve_file(path, name="local", doors=LocalDoors(http_port=0, unix_socket=place))
+    assert place.is_socket()
+
+
+def test_local_folder_without_a_manifest_is_told_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"manifest\.json: cannot be read.*holds manifest\.json and model"):
+        serve_file(tmp_path, name="local", doors=LocalDoors(http_port=0))
 
 
 def test_local_file_that_is_no_model_is_refused(tmp_path: Path) -> None:

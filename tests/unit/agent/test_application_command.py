@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -52,6 +53,16 @@ def test_key_that_exists_is_read_from_a_file_and_not_repeated(
     said = capsys.readouterr()
     assert KEY not in said.out + said.err
     assert read_grants(tmp_path / "applications.json")[0].key_sha256 == key_hash(KEY)
+
+
+def test_applications_are_listed_for_programs_by_the_hash_of_their_key(
+    settings: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["application", "add", "shop", "--models", "a", "--config", settings])
+    key = capsys.readouterr().out.splitlines()[-1]
+    assert main(["application", "list", "--config", settings, "-o", "json"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert (listed["application"], listed["key_sha256"]) == ("shop", key_hash(key))
 
 
 def test_removed_application_is_gone(settings: str, tmp_path: Path) -> None:
