@@ -27,17 +27,17 @@ ALIEN = msgspec.structs.replace(BOARD, architecture="s390x")
 
 
 def push(operator: Operator, content: str) -> ReleaseView:
-    file = operator.folder / "gates.keras"
+    file = operator.folder / "turnstiles.keras"
     file.write_text(content)
     data = written(operator.folder / "data", opaque())
-    return operator.must("model", "push", str(file), f"--data={data}", "--name", "gates", "-o", "json").read(
+    return operator.must("model", "push", str(file), f"--data={data}", "--name", "turnstiles", "-o", "json").read(
         ReleaseView
     )
 
 
 @pytest.fixture(scope="module")
 def releases(operator: Operator) -> tuple[ReleaseView, ReleaseView]:
-    """gates/1, which two boards at the gate run, and gates/2."""
+    """turnstiles/1, which two boards at the gate run, and turnstiles/2."""
     first, second = push(operator, "good first"), push(operator, "good second")
     for device in ("gate-1", "gate-2"):
         operator.enrols(device, BOARD, site="gate")
@@ -54,7 +54,7 @@ def releases(operator: Operator) -> tuple[ReleaseView, ReleaseView]:
 @pytest.fixture
 def quiet(operator: Operator, releases: tuple[ReleaseView, ReleaseView]) -> tuple[ReleaseView, ReleaseView]:
     """The same, with no traffic set."""
-    operator.must("device", "traffic", "clear", "gates", "-l", "device!=gate-9", "--yes")
+    operator.must("device", "traffic", "clear", "turnstiles", "-l", "device!=gate-9", "--yes")
     return releases
 
 
@@ -66,14 +66,14 @@ def test_variant_set_on_one_device_is_shown_with_its_share(
     operator: Operator, quiet: tuple[ReleaseView, ReleaseView]
 ) -> None:
     words = ("--variant", f"blue={quiet[1].name}", "--weights", "main=90,blue=10", "--sticky", "header:X-User")
-    told = operator.must("device", "traffic", "set", "gate-1", "gates", *words, "--pin", "7=blue")
+    told = operator.must("device", "traffic", "set", "gate-1", "turnstiles", *words, "--pin", "7=blue")
     assert told.out == "changed 1 device; 0 stay as they are, 0 cannot\n"
-    assert "gates: main=90 blue=10, sticky by header x-user, 7 always blue" in shown(operator)
-    assert "  blue         gates/2  (change " in shown(operator)
+    assert "turnstiles: main=90 blue=10, sticky by header x-user, 7 always blue" in shown(operator)
+    assert "  blue         turnstiles/2  (change " in shown(operator)
     device = operator.must("device", "show", "gate-1").out
-    assert "desired     gates/2 as blue" in device
-    assert "traffic     gates: main=90 blue=10" in device
-    again = operator.must("device", "traffic", "set", "gate-1", "gates", *words, "--pin", "7=blue")
+    assert "desired     turnstiles/2 as blue" in device
+    assert "traffic     turnstiles: main=90 blue=10" in device
+    again = operator.must("device", "traffic", "set", "gate-1", "turnstiles", *words, "--pin", "7=blue")
     assert "changed 0 devices; 1 stay as they are" in again.out
 
 
@@ -81,15 +81,15 @@ def test_shadow_alone_leaves_the_answers_where_they_are(
     operator: Operator, quiet: tuple[ReleaseView, ReleaseView]
 ) -> None:
     operator.must(
-        "device", "traffic", "set", "gate-1", "gates", "--variant", f"green={quiet[1].name}", "--shadow", "green"
+        "device", "traffic", "set", "gate-1", "turnstiles", "--variant", f"green={quiet[1].name}", "--shadow", "green"
     )
-    assert "gates: main=100, shadow green" in shown(operator)
+    assert "turnstiles: main=100, shadow green" in shown(operator)
 
 
 def test_cohort_is_counted_before_it_is_changed_and_needs_a_yes(
     operator: Operator, quiet: tuple[ReleaseView, ReleaseView]
 ) -> None:
-    asked = ("device", "traffic", "set", "gates", "--selector", "site=gate", "--variant", f"blue={quiet[1].name}")
+    asked = ("device", "traffic", "set", "turnstiles", "--selector", "site=gate", "--variant", f"blue={quiet[1].name}")
     dry = operator.types(*asked, "--dry-run", "-o", "json")
     planned = dry.read(ChangeView)
     assert (dry.code, planned.devices, planned.changed, planned.refused) == (1, 3, 2, 1)
@@ -98,11 +98,11 @@ def test_cohort_is_counted_before_it_is_changed_and_needs_a_yes(
     assert "gate-9: variants.blue.release_id: no_fitting_artifact" in unasked.err
     done = operator.types(*asked, "--yes", "-o", "json")
     assert (done.code, done.read(ChangeView).changed) == (1, 2)
-    assert "gates: no rule: main answers everything" in shown(operator)
+    assert "turnstiles: no rule: main answers everything" in shown(operator)
 
 
 def test_change_halted_is_told_and_can_be_set_again(operator: Operator, quiet: tuple[ReleaseView, ReleaseView]) -> None:
-    asked = ("device", "traffic", "set", "gate-1", "gates", "--variant", f"blue={quiet[1].name}", "-o", "json")
+    asked = ("device", "traffic", "set", "gate-1", "turnstiles", "--variant", f"blue={quiet[1].name}", "-o", "json")
     change = operator.must(*asked).read(ChangeView)
     assert operator.must("device", "traffic", "halt", change.change_id).out == f"halted {change.change_id} (revert)\n"
     assert operator.must(*asked).read(ChangeView).changed == 1
@@ -114,8 +114,8 @@ def test_removing_a_variant_that_the_rule_names_ends_with_1_and_says_why(
     operator: Operator, quiet: tuple[ReleaseView, ReleaseView]
 ) -> None:
     words = ("--variant", f"blue={quiet[1].name}", "--weights", "main=1,blue=1")
-    operator.must("device", "traffic", "set", "gate-1", "gates", *words)
-    refused = operator.types("device", "traffic", "set", "gate-1", "gates", "--remove", "blue")
+    operator.must("device", "traffic", "set", "gate-1", "turnstiles", *words)
+    refused = operator.types("device", "traffic", "set", "gate-1", "turnstiles", "--remove", "blue")
     assert (refused.code, "names blue, which the device does not have" in refused.err) == (1, True)
 
 
@@ -123,15 +123,15 @@ def test_removing_a_variant_that_the_rule_names_ends_with_1_and_says_why(
     "words",
     [
         ("set", "gate-1"),
-        ("set", "gate-1", "gates"),
-        ("set", "gate-1", "gates", "--selector", "all"),
-        ("set", "gate-1", "gates", "--variant", "blue"),
-        ("set", "gate-1", "gates", "--weights", "main"),
-        ("set", "gate-1", "gates", "--weights", "main=half"),
-        ("set", "gate-1", "gates", "--sticky", "key"),
-        ("set", "gate-1", "gates", "--weights", "main=1", "--sticky", "cookie"),
-        ("set", "gate-1", "gates", "--mode", "bandit"),
-        ("set", "gate-1", "gates", "--weights", "main=1,main=2"),
+        ("set", "gate-1", "turnstiles"),
+        ("set", "gate-1", "turnstiles", "--selector", "all"),
+        ("set", "gate-1", "turnstiles", "--variant", "blue"),
+        ("set", "gate-1", "turnstiles", "--weights", "main"),
+        ("set", "gate-1", "turnstiles", "--weights", "main=half"),
+        ("set", "gate-1", "turnstiles", "--sticky", "key"),
+        ("set", "gate-1", "turnstiles", "--weights", "main=1", "--sticky", "cookie"),
+        ("set", "gate-1", "turnstiles", "--mode", "bandit"),
+        ("set", "gate-1", "turnstiles", "--weights", "main=1,main=2"),
     ],
     ids=lambda words: " ".join(words[2:]) or "no model",
 )
@@ -143,9 +143,9 @@ def test_traffic_usage_that_is_wrong_ends_with_2(operator: Operator, words: tupl
 
 def test_request_log_is_set_shown_and_cleared(operator: Operator, quiet: tuple[ReleaseView, ReleaseView]) -> None:
     assert quiet
-    operator.must("device", "request-log", "set", "gate-1", "gates", "--rate", "0.01", "--upstream")
+    operator.must("device", "request-log", "set", "gate-1", "turnstiles", "--rate", "0.01", "--upstream")
     assert "request log  1.00% of the requests, and sent upstream" in shown(operator)
-    operator.must("device", "request-log", "clear", "gate-1", "gates")
+    operator.must("device", "request-log", "clear", "gate-1", "turnstiles")
     assert "request log" not in shown(operator)
 
 
@@ -154,7 +154,7 @@ def test_rollout_with_a_canary_share_is_planned_and_one_that_is_no_share_refused
 ) -> None:
     operator.enrols("canary-1", BOARD, site="lab")
     asked = ("rollout", "start", releases[1].name, "--cohort", "site=lab", "--dry-run", "--canary-share")
-    assert "gates/2" in operator.must(*asked, "0.1").out
+    assert "turnstiles/2" in operator.must(*asked, "0.1").out
     assert operator.types(*asked, "1.5").code == 2
 
 
@@ -167,17 +167,25 @@ def test_release_created_with_pipeline_component_and_consent(
         '[[steps]]\ntype = "run_model"\nid = "own"\ntakes = ["request"]\n'
         '[[steps]]\ntype = "run_model"\nid = "other"\ntakes = ["request"]\nmodel = "finder"\n'
     )
-    asked = ("release", "create", "gates/2", "--pipeline", str(pipeline), "--component", f"finder={releases[0].name}")
+    asked = (
+        "release",
+        "create",
+        "turnstiles/2",
+        "--pipeline",
+        str(pipeline),
+        "--component",
+        f"finder={releases[0].name}",
+    )
     made = operator.must(*asked, "--log-consent", "inputs,upstream,hide:name", "-o", "json").read(ReleaseView)
     assert made.release_id != releases[1].release_id
     told = operator.must("release", "show", made.release_id[-8:]).out
-    assert f"component finder: gates {releases[0].release_id[-8:]}" in told
+    assert f"component finder: turnstiles {releases[0].release_id[-8:]}" in told
     assert "log       inputs, upstream, hide:name" in told
     assert operator.types(*asked, "--log-consent", "everything").code == 2
-    missing = operator.types("release", "create", "gates/2", "--pipeline", str(pipeline))
+    missing = operator.types("release", "create", "turnstiles/2", "--pipeline", str(pipeline))
     assert (missing.code, "no component 'finder'" in missing.err) == (2, True)
-    unknown = operator.types("release", "create", "gates/77")
-    assert (unknown.code, "no conversion 'gates/77'" in unknown.err) == (1, True)
+    unknown = operator.types("release", "create", "turnstiles/77")
+    assert (unknown.code, "no conversion 'turnstiles/77'" in unknown.err) == (1, True)
 
 
 def test_release_exported_verifies_on_its_own_until_a_byte_is_flipped(
@@ -185,7 +193,7 @@ def test_release_exported_verifies_on_its_own_until_a_byte_is_flipped(
 ) -> None:
     folder = operator.folder / "image"
     told = operator.must("release", "export", releases[0].name, "--image-context", str(folder))
-    assert f"next: docker build --tag gates {folder}" in told.out
+    assert f"next: docker build --tag turnstiles {folder}" in told.out
     assert {"Dockerfile", "README.md", "agent", "shared", "deploy", "exported"} <= {
         entry.name for entry in folder.iterdir()
     }
@@ -209,8 +217,8 @@ def test_release_exported_verifies_on_its_own_until_a_byte_is_flipped(
 
 def test_conversions_are_named_by_their_version(operator: Operator, releases: tuple[ReleaseView, ReleaseView]) -> None:
     found = operator.must("conversion", "ls", "-o", "json").read(list[ConversionView])
-    newest = next(one for one in found if (one.model, one.version_number) == ("gates", 2))
-    made = operator.must("release", "create", "gates/2", "-o", "json").read(ReleaseView)
+    newest = next(one for one in found if (one.model, one.version_number) == ("turnstiles", 2))
+    made = operator.must("release", "create", "turnstiles/2", "-o", "json").read(ReleaseView)
     assert (made.release_id, newest.state) == (releases[1].release_id, "succeeded")
 
 
