@@ -1,4 +1,4 @@
-"""Log lines on stderr, JSON for daemons. A line that cannot be written is lost; a full disk below the log stops no inference."""
+"""Log lines on stderr, JSON for daemons. A line that cannot be written is lost; a full disk stops no inference."""
 
 from __future__ import annotations
 
