@@ -193,6 +193,38 @@ async def test_attack_message_of_a_stranger_is_refused_before_it_is_sent(
         assert await ask(metadata=metadata, timeout=10).code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/web/../v2/models/{MODEL}",
+        f"/web/%2e%2e/v2/models/{MODEL}",
+        f"/web/..%2fv2/models/{MODEL}",
+        f"/web//../v2/models/{MODEL}",
+        f"/try/../v2/models/{MODEL}",
+        f"//v2/models/{MODEL}",
+        f"/v2/health/ready/../../models/{MODEL}",
+        f"/v2/health/live?/v2/models/{MODEL}",
+        f"/web/x?x=/../../v2/models/{MODEL}",
+        f"https://localhost/v2/models/{MODEL}",
+        f"/%76%32/models/{MODEL}",
+        "/metrics;/web/",
+        "/%6detrics",
+        "/v2/models/st%61ts",
+    ],
+)
+async def test_attack_path_in_disguise_opens_nothing_without_a_key(wide: Opened, stable: SlotSpec, path: str) -> None:
+    await wide.engine.apply(plan(stable, granted("shop", MODEL)))
+    host, _, port = wide.url.removeprefix("https://").partition(":")
+    for key in ("", f"Authorization: Bearer {'l' * 40}\r\n"):
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=wide.pair.trusted())
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{key}\r\n".encode())
+        told = await reader.read()
+        writer.close()
+        assert b"artifact_sha256" not in told
+        assert b"litefleet_requests" not in told
+        assert b"model_stats" not in told
+
+
 async def test_attack_application_learns_of_no_model_but_its_own(wide: Opened, stable: SlotSpec) -> None:
     await wide.engine.apply(plan(stable, granted("shop", "other"), granted("lab", MODEL, key="l" * 40)))
     for path, method in (("/v2/repository/index", "POST"), ("/", "GET"), ("/openapi.json", "GET")):
