@@ -177,10 +177,16 @@ def test_convert_without_its_front_end_ends_with_5_and_the_command_to_type(bench
     assert "litefleet converters install torch" in answer.err
 
 
-def test_convert_interrupted_ends_its_worker_and_leaves_only_the_cache(bench: Operator, tmp_path: Path) -> None:
+def test_convert_interrupted_ends_its_worker_and_leaves_only_the_cache(
+    bench: Operator, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    # Much to judge by: a busy machine may take its time to bring the signal.
+    parts = {Split.CALIBRATION: 60, Split.SEARCH: 100_000, Split.GATE: 100_000}
+    shards = {f"{split}.npz": _samples(count, seed) for seed, (split, count) in enumerate(parts.items())}
+    data = written(tmp_path_factory.mktemp("much"), shards)
     command = [
         *(sys.executable, "-c", "from controller.cli import main; main()", "convert"),
-        *(str(bench.folder / "hot.tflite"), f"--data={bench.folder / 'data'}"),
+        *(str(bench.folder / "hot.tflite"), f"--data={data}"),
         *(f"--cache={tmp_path / 'cache'}", f"--out={tmp_path / 'out'}"),
     ]
     environment = {**os.environ, "PYTHONPATH": str(_REPOSITORY), "TMPDIR": str(tmp_path)}
