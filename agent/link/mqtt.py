@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Never
 
 import aiomqtt
 import msgspec
+from typing_extensions import override
 
 from agent.link.backoff import FullJitter
 from shared.decoding import MALFORMED
@@ -33,6 +34,8 @@ _FIRST_RETRY_S = 1.0
 _RETRY_CEILING_S = 120.0
 _STEADY_S = 30.0
 """A connection that lived this long was a good one; a broker that accepts and drops must not be stormed."""
+_REQUESTS = "/infer/"
+"""Level of the topics of applications."""
 _MAX_WAITING = 64
 """Messages between broker and control process; retained ones come again with the next connection."""
 
@@ -86,6 +89,17 @@ class PlainLogin:
     """User (the device id) and password, for a broker on this very machine only."""
 
     password: str
+
+
+class FleetFirst(asyncio.Queue[aiomqtt.Message]):
+    """What waits for control, with half of the room kept for the fleet: a flood of requests must not drown a halt."""
+
+    @override
+    def put_nowait(self, item: aiomqtt.Message) -> None:
+        """Take a message in. Raises QueueFull, and the message is dropped."""
+        if _REQUESTS in item.topic.value and self.qsize() >= self.maxsize // 2:
+            raise asyncio.QueueFull
+        super().put_nowait(item)
 
 
 class MqttLink:
@@ -189,6 +203,7 @@ class MqttLink:
             keepalive=_KEEPALIVE_S,
             timeout=_ANSWER_S,
             max_queued_incoming_messages=_MAX_WAITING,
+            queue_type=FleetFirst,
         )
 
     def _event(self, message: aiomqtt.Message) -> LinkEvent | None:

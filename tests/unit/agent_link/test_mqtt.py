@@ -3,11 +3,15 @@ from __future__ import annotations
 import asyncio
 import random
 
+import aiomqtt
 import pytest
 
 from agent.link.identity import BrokerAddress
-from agent.link.mqtt import MqttLink, PlainLogin
+from agent.link.mqtt import FleetFirst, MqttLink, PlainLogin
 from shared.ids import DeviceId
+from shared.topics import PULSE, Channel, device_topic, inference_topic
+
+CAM = DeviceId("door-7")
 
 
 class Swallowing:
@@ -39,3 +43,19 @@ async def test_publish_canceled_ends_although_the_library_swallows_it() -> None:
         publishing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await publishing
+
+
+def message(topic: str) -> aiomqtt.Message:
+    return aiomqtt.Message(topic=topic, payload=b"x", qos=1, retain=False, mid=1, properties=None)
+
+
+async def test_attack_flood_of_requests_leaves_room_for_what_the_fleet_says() -> None:
+    waiting = FleetFirst(maxsize=8)
+    for _ in range(4):
+        waiting.put_nowait(message(inference_topic(CAM, "shop.till")))
+    with pytest.raises(asyncio.QueueFull):
+        waiting.put_nowait(message(inference_topic(CAM, "shop.till")))
+    for topic in (PULSE, device_topic(CAM, Channel.DESIRED), device_topic(CAM, Channel.ACKED), PULSE):
+        waiting.put_nowait(message(topic))
+    with pytest.raises(asyncio.QueueFull):
+        waiting.put_nowait(message(PULSE))
