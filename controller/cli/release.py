@@ -122,6 +122,8 @@ def show(context: typer.Context, release: ReleaseArgument, output: FormatOption 
         allowed = [name for name in _CONSENTS if getattr(found.log_consent, name)]
         hidden = [f"{_HIDES}{name}" for name in found.log_consent.redact]
         say(f"log       {', '.join([*allowed, *hidden]) or 'shapes only'}")
+    else:
+        say("log       no requests: made without --log-consent")
     say("")
     show_table(
         ("SCHEME", "SIZE", "ACCURACY", "SOURCE", "SHA256", "PROFILES"),

@@ -45,8 +45,12 @@ def carry_out(
     dry_run: bool,
     yes: bool,
     output: Format,
+    halts: bool = False,
 ) -> None:
-    """Make a change, of many devices only after their count was shown and agreed to."""
+    """Make a change, of many devices only after their count was shown and agreed to.
+
+    `halts`: it brings variants, which `traffic halt` takes back.
+    """
     if many and not dry_run and not yes:
         _agree(session(context).run(lambda api: change(api, True)))
     done = session(context).run(lambda api: change(api, dry_run))
@@ -54,6 +58,8 @@ def carry_out(
         show_json(done)
     else:
         tell(done)
+        if halts and done.changed and not dry_run:
+            say(f"to take it back for ever: litefleet device traffic halt {done.change_id}")
     if done.refused:
         raise typer.Exit(EXIT_FAILED)
 

@@ -140,7 +140,7 @@ def set_traffic(
         body = {"model": model, "variants": variants, "remove": remove or [], "rule": rule, "dry_run": dry, **scope}
         return await api.set_traffic(body)
 
-    carry_out(context, change, many=bool(selector), dry_run=dry_run, yes=yes, output=output)
+    carry_out(context, change, many=bool(selector), dry_run=dry_run, yes=yes, output=output, halts=bool(brought))
 
 
 @app.command()

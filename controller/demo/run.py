@@ -227,7 +227,7 @@ async def _stay(world: World, screen: Screen) -> None:
     picture = world.folder / "digit.png"
     picture.write_bytes(read_samples(world.folder / "models" / "v1" / "client.npz")[0].png)
     here = Path(sys.executable).parent
-    screen.show(
+    screen.commands(
         *([] if shutil.which("litefleet") else [f"  export PATH={here}:$PATH"]),
         f"  export LITEFLEET_URL={world.api_url}",
         f"  export LITEFLEET_TOKEN_FILE={world.token_file}",

@@ -52,6 +52,10 @@ class Screen:
         """Print tables and text as they are."""
         self._console.print(*renderables, sep="\n")
 
+    def commands(self, *lines: str) -> None:
+        """Print lines to be copied, none of them wrapped."""
+        self._console.print("\n".join(lines), soft_wrap=True, markup=False)
+
     def rollout(self, rollout: RolloutView, tally: Tally | None) -> None:
         """Show how a rollout stands, in place."""
         if not self._console.is_terminal:

@@ -67,7 +67,9 @@ def test_variant_set_on_one_device_is_shown_with_its_share(
 ) -> None:
     words = ("--variant", f"blue={quiet[1].name}", "--weights", "main=90,blue=10", "--sticky", "header:X-User")
     told = operator.must("device", "traffic", "set", "gate-1", "turnstiles", *words, "--pin", "7=blue")
-    assert told.out == "changed 1 device; 0 stay as they are, 0 cannot\n"
+    first, undo = told.out.splitlines()
+    assert first == "changed 1 device; 0 stay as they are, 0 cannot"
+    assert undo.startswith("to take it back for ever: litefleet device traffic halt 0")
     assert "turnstiles: main=90 blue=10, sticky by header x-user, 7 always blue" in shown(operator)
     assert "  blue         turnstiles/2  (change " in shown(operator)
     device = operator.must("device", "show", "gate-1").out
