@@ -65,8 +65,11 @@ def decode_image(encoded: bytes, step: DecodeImage, at_least: AtLeast | None) ->
                 wanted = (at_least.height, at_least.width) if turned else (at_least.width, at_least.height)
                 image.draft(step.colour.value, wanted)
             pixels = _pixels(ImageOps.exif_transpose(image) if orient else image, step.colour)
+    except UnidentifiedImageError as exc:
+        # Pillow's own words name an object in memory.
+        raise PipelineError("not a readable JPEG or PNG image: it begins like neither") from exc
     # Pillow answers broken files with many kinds of errors, SyntaxError for PNG chunks among them.
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
         raise PipelineError(f"not a readable JPEG or PNG image: {exc}") from exc
     return Picture(pixels=pixels, frame=Frame.of(width, height).resized(pixels.shape[1], pixels.shape[0]))
 
