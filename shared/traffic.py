@@ -18,6 +18,8 @@ MAIN = "main"
 
 MAX_ARMS = 8
 _SEPARATOR = "@"
+_SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
+"""Pins on these would carry keys in a rule that many can read."""
 
 Weight = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
 
@@ -108,6 +110,9 @@ def _check_sticky(rule: TrafficRule, names: Collection[str], field: str) -> None
     if by_header != bool(rule.header) or rule.header != rule.header.lower():
         problem = "a header is named, in lower case, exactly when sticky_by is header"
         raise InvalidInputError(field=f"{field}.header", problem=problem)
+    if rule.header in _SECRET_HEADERS:
+        remedy = "sticky_by application tells callers apart by their keys"
+        raise InvalidInputError(field=f"{field}.header", problem=f"{rule.header} holds secrets", remedy=remedy)
     if rule.pins and rule.sticky_by is StickyBy.NOTHING:
         raise InvalidInputError(field=f"{field}.pins", problem="need sticky_by: key, application or header")
     if unknown := sorted(set(rule.pins.values()) - set(names)):

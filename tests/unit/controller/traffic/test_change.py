@@ -122,6 +122,13 @@ def test_clear_takes_variants_and_rule_away_but_not_the_request_log() -> None:
             TrafficOrder(model=DIGITS, rule=msgspec.structs.replace(rule(("main", 1)), sticky_by=StickyBy.HEADER)),
             "rule.header",
         ),
+        (
+            TrafficOrder(
+                model=DIGITS,
+                rule=msgspec.structs.replace(rule(("main", 1)), sticky_by=StickyBy.HEADER, header="authorization"),
+            ),
+            "rule.header",
+        ),
         (TrafficOrder(model=DIGITS, rule=msgspec.structs.replace(rule(("main", 1)), pins={"a": "main"})), "rule.pins"),
     ],
 )
