@@ -59,7 +59,7 @@ def check_source(source: Path) -> None:
 
 
 def write_source(source: Path, folder: Path) -> None:
-    """Copy what the agent's image is built from."""
+    """Copy what the agent's image is built from. Raises OSError, or InvalidInputError for what part of it failed."""
     for name in copied((source / DOCKERFILE).read_text(encoding="utf-8")):
         _copy(source / name, folder / name)
 
@@ -114,7 +114,13 @@ def based_on(recipe: str) -> str:
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, target, ignore=_UNWANTED, dirs_exist_ok=True)
+        try:
+            shutil.copytree(source, target, ignore=_UNWANTED, dirs_exist_ok=True)
+        except shutil.Error as exc:
+            # It goes on after a failure and tells all of them, without a word on the whole; the first is the reason.
+            file, _, why = exc.args[0][0]
+            remedy = "remove what has been written, and try again"
+            raise InvalidInputError(field=str(file), problem=f"cannot be copied: {why}", remedy=remedy) from exc
     else:
         shutil.copy2(source, target)
 

@@ -77,7 +77,8 @@ def model(route: LiveRoute, version: str | None, *, unverified: str) -> ModelMet
     instance = route.pick(version)
     return ModelMetadata(
         name=route.model,
-        versions=tuple(str(each.slot.version_number) for each in route.answering()),
+        # Once each: two releases of one version may answer, as variants.
+        versions=tuple(dict.fromkeys(str(each.slot.version_number) for each in route.answering())),
         platform="tflite",
         inputs=tuple(_tensor(spec) for spec in instance.inputs),
         outputs=tuple(_tensor(spec) for spec in instance.outputs),

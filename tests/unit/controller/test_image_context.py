@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from controller.image_context import DOCKERFILE, based_on, check_source, check_target, copied, default_source
+from controller.image_context import (
+    DOCKERFILE,
+    based_on,
+    check_source,
+    check_target,
+    copied,
+    default_source,
+    write_source,
+)
 from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -54,6 +62,15 @@ def test_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(InvalidInputError, match="is not empty"):
         check_target(tmp_path)
+
+
+def test_file_that_cannot_be_copied_is_told_with_the_reason(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "agent").mkdir(parents=True)
+    (source / DOCKERFILE).write_text("FROM python:3\nCOPY agent/ agent\n")
+    (source / "agent" / "gone.py").symlink_to("nowhere.py")
+    with pytest.raises(InvalidInputError, match=r"gone\.py: cannot be copied: .*No such file"):
+        write_source(source, tmp_path / "image")
 
 
 def test_source_without_a_recipe_is_refused(tmp_path: Path) -> None:
