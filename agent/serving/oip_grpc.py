@@ -20,6 +20,7 @@ from typing_extensions import override
 from agent.serving import grpc_tensors, standing
 from agent.serving import open_inference_pb2 as wire
 from agent.serving.api import KEY_HEADER, MAX_BODY_BYTES
+from agent.serving.connections import IDLE_S
 from agent.serving.errors import (
     DeadlinePassedError,
     KeyRefusedError,
@@ -52,7 +53,10 @@ SERVICE: Final = "inference.GRPCInferenceService"
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_BODY_BYTES),
     ("grpc.max_send_message_length", MAX_BODY_BYTES),
+    ("grpc.max_connection_idle_ms", int(IDLE_S * 1000)),
 )
+MAX_CALLS: Final = 64
+"""At once; with more, a caller hears RESOURCE_EXHAUSTED. Each may bring a message of 32 MiB."""
 _STOP_S = 5.0
 _HEALTH = frozenset({"ServerLive", "ServerReady"})
 """What takes no key; see `access.HEALTH`."""
@@ -84,7 +88,11 @@ class GrpcServer:
         loading = loading or standing.FleetDecides()
         self._service = _Service(engine, traffic, access, unverified=unverified, loading=loading)
         options = (*_OPTIONS, ("grpc.so_reuseport", int(is_shared)))
-        self._server = grpc.aio.server(options=options, interceptors=[_KeysFirst(access)] if access.is_wide else [])
+        self._server = grpc.aio.server(
+            options=options,
+            interceptors=[_KeysFirst(access)] if access.is_wide else [],
+            maximum_concurrent_rpcs=MAX_CALLS,
+        )
         self._server.add_generic_rpc_handlers((self._service.handlers(),))
 
     async def start(self, host: str, port: int, *, certificate: ServerCertificate | None = None) -> int:

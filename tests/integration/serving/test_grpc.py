@@ -6,6 +6,7 @@ import socket
 import struct
 import subprocess
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -16,7 +17,7 @@ from agent.core.plan import Plan, Route
 from agent.serving import grpc_tensors, protocols
 from agent.serving import open_inference_pb2 as wire
 from agent.serving.access import Access
-from agent.serving.oip_grpc import SERVICE
+from agent.serving.oip_grpc import MAX_CALLS, SERVICE
 from agent.serving.requests import NamedTensor
 from agent.serving.traffic import Traffic
 from shared.errors import InvalidInputError
@@ -254,3 +255,25 @@ def test_local_file_is_served_over_grpc_and_may_be_unloaded(tmp_path: Path) -> N
         assert process.wait(20) == 0
     finally:
         stop_process(process)
+
+
+async def test_more_calls_at_once_than_are_held_are_refused_and_the_next_ones_answered(
+    served: Served, tmp_path: Path
+) -> None:
+    # A model that takes a while, asked by many at once.
+    slot = make_slot(tmp_path, models.random_classifier(2000, 2000, seed=1))
+    await served.engine.apply(plan_of(slot))
+    tensor = wire.ModelInferRequest.InferInputTensor(name="input", datatype="FP32", shape=[1, 2000])
+    asked = wire.ModelInferRequest(
+        model_name=MODEL, inputs=[tensor], raw_input_contents=[np.zeros(2000, "<f4").tobytes()]
+    )
+    async with grpc.aio.insecure_channel(served.grpc) as channel:
+        infer = channel.unary_unary(
+            f"/{SERVICE}/ModelInfer",
+            request_serializer=wire.ModelInferRequest.SerializeToString,
+            response_deserializer=wire.ModelInferResponse.FromString,
+        )
+        calls = [infer(asked, timeout=30) for _ in range(4 * MAX_CALLS)]
+        codes = Counter([await call.code() for call in calls])
+        assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert (await infer(asked, timeout=30)).model_name == MODEL
