@@ -85,7 +85,7 @@ def load_identity(state_dir: Path) -> Identity:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Identity)
     except FileNotFoundError as exc:
-        raise NotFoundError(kind=f"identity ({_ENROL_FIRST})", name=str(path)) from exc
+        raise NotFoundError(kind=f"identity yet, {_ENROL_FIRST}: no file", name=str(path)) from exc
     except MALFORMED as exc:
         raise InvalidInputError(
             field=str(path), problem=f"is damaged: {exc}", remedy="enrol this device again"
