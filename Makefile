@@ -8,10 +8,10 @@ MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
 READY := .venv/.ready
-STUBS := agent/serving/open_inference_pb2.py
+STUBS := agent/serving/protocols/open_inference_pb2.py
 WEB := .cache/web
 PAGES := $(WEB)/.laid-out
-PAGE_SOURCES := agent/serving/web controller/browser/web deploy/web tests/web
+PAGE_SOURCES := agent/serving/protocols/web controller/browser/web deploy/web tests/web
 LOCKS := deploy/locks
 # A shim may be on PATH and still not run, so each candidate is asked; 3.11 first, since that is what CI tests.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -56,7 +56,7 @@ $(READY): $(LOCKS)/dev.txt pyproject.toml
 	@touch $@
 
 # Where gRPC's messages come from. Dockerfile.agent does the same.
-$(STUBS): agent/serving/open_inference.proto | $(READY)
+$(STUBS): agent/serving/protocols/open_inference.proto | $(READY)
 	@$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. $<
 
 # What pages are shown with comes out of a lock too, by npm. Nothing but these pages needs it, so that a machine without
@@ -69,7 +69,7 @@ web:  ## Lay out, from npm packages, the API explorer and the runtime for models
 	@mkdir -p $(WEB)
 	@cp deploy/web/package.json deploy/web/package-lock.json deploy/web/.npmrc $(WEB)
 	@cd $(WEB) && npm ci --omit=dev --loglevel=error
-	@node deploy/web/build.mjs $(WEB)/node_modules agent agent/serving/web/built
+	@node deploy/web/build.mjs $(WEB)/node_modules agent agent/serving/protocols/web/built
 	@node deploy/web/build.mjs $(WEB)/node_modules controller controller/browser/web/built
 	@touch $(PAGES)
 

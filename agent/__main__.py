@@ -16,7 +16,7 @@ from pathlib import Path
 
 from agent.children import Child, lock, say
 from agent.doors import Settings, is_at, name_of, open_doors, read_settings
-from agent.serving.sockets import Handover, numbered, take_over
+from agent.serving.planned.sockets import Handover, numbered, take_over
 
 CONTROL, SERVING = "agent.control", "agent.serving.process"
 

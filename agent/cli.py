@@ -227,8 +227,8 @@ def _bench(asked: argparse.Namespace) -> int:
     import msgspec
 
     from agent.logs import set_up_for_people
-    from agent.serving.bench import bench
-    from agent.serving.bench_table import render
+    from agent.serving.bench.bench_table import render
+    from agent.serving.bench.run import bench
 
     set_up_for_people()
     report = bench(asked.file, seconds=asked.seconds, item=asked.item)
@@ -245,7 +245,7 @@ def _application(asked: argparse.Namespace) -> int:
 
 def _log(config: Path, model: str | None) -> int:
     from agent.config import load
-    from agent.serving import segments
+    from agent.serving.recording import segments
 
     prefix = f'"source":"/models/{model}/releases/'.encode() if model is not None else b""
     for line in segments.lines(load(config, os.environ).request_log_dir):

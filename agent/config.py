@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 
 from agent.doors import INFER_SOCKET, check_opening
-from agent.serving.cors import check_origins
-from agent.serving.sockets import numbered
+from agent.serving.callers.cors import check_origins
+from agent.serving.planned.sockets import numbered
 from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:

@@ -49,7 +49,7 @@ from agent.link.outbox import Outbox, OutboxTimes
 from agent.link.request_uploads import RequestUploads
 from agent.link.requests import BrokerRequests
 from agent.link.serving_lines import ServingLines
-from agent.serving.pool import serving_of
+from agent.serving.planned.pool import serving_of
 from agent.started import look_around
 from agent.stopping import Stopped, return_memory, until_stopped
 from shared.clock import SystemClock
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from agent.core.events import Event
     from agent.core.state import AgentState
     from agent.link.identity import Identity
-    from agent.serving.pool import Serving
+    from agent.serving.planned.pool import Serving
     from shared.clock import Clock
 
 MAX_WAITING: Final = 256

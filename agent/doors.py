@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from agent.serving.sockets import listen_unix
+from agent.serving.planned.sockets import listen_unix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

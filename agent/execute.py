@@ -38,7 +38,7 @@ from agent.core.events import (
 from agent.delivery.durable import write_whole
 from agent.fetching import judged
 from agent.measuring import Measurer
-from agent.serving.trial import run_trial
+from agent.serving.children.trial import run_trial
 from shared.errors import LitefleetError, StorageFullError, UnreachableError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from agent.fetching import Fetcher
     from agent.grants import Grants
     from agent.link.outbox import Outbox
-    from agent.serving.pool import Serving
+    from agent.serving.planned.pool import Serving
     from shared.clock import Clock
     from shared.ids import ModelName, ReleaseId
 

@@ -11,7 +11,7 @@ from agent.core.commands import ForgetMeasurement, MeasureArtifact, PauseMeasure
 from agent.core.events import MeasurementDelayed, MeasurementFinished
 from agent.core.plan import MeasureRequest
 from agent.fetching import judged
-from agent.serving.measure import run_measurement
+from agent.serving.children.measure import run_measurement
 from shared.errors import LitefleetError
 
 if TYPE_CHECKING:

@@ -111,9 +111,9 @@ class PairStats(msgspec.Struct, frozen=True, kw_only=True):
     by_rule: bool = False
     """The shadow of a traffic rule, which no rollout hangs on, and no candidate's evidence."""
     distances: tuple[int, ...] = ()
-    """How far apart the answers were: a histogram over `agent.serving.comparison.DISTANCES`."""
+    """How far apart the answers were: a histogram over `agent.serving.traffic.comparison.DISTANCES`."""
     ratios: tuple[int, ...] = ()
-    """How many times as long the candidate took: a histogram over `agent.serving.comparison.RATIOS`."""
+    """How many times as long the candidate took: a histogram over `agent.serving.traffic.comparison.RATIOS`."""
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):
@@ -156,7 +156,7 @@ class GetSamples(msgspec.Struct, frozen=True, kw_only=True, tag="get_samples"):
 
 
 class Samples(msgspec.Struct, frozen=True, kw_only=True, tag="samples"):
-    """The answer: a list of `agent.serving.exposition.Sample`, which control has no use for, as it stands."""
+    """The answer: a list of `agent.serving.protocols.exposition.Sample`, which control has no use for, as it stands."""
 
     listed: msgspec.Raw
 

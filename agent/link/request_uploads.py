@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Never
 
 import structlog
 
-from agent.serving.segments import KEPT, UP, files
+from agent.serving.recording.segments import KEPT, UP, files
 from shared.errors import RetryableError, UntrustedError
 
 if TYPE_CHECKING:

@@ -187,6 +187,6 @@ def _unavailable(error: UnreachableError) -> InferenceAnswered:
 
 
 def _problem(status: HTTPStatus, reason: str, detail: str) -> bytes:
-    """Return a problem as serving writes them; see `agent.serving.api`, which brings numpy along."""
+    """Return a problem as serving writes them; see `agent.serving.protocols.api`, which brings numpy along."""
     said = {"type": "about:blank", "title": status.phrase, "status": int(status)}
     return msgspec.json.encode({**said, "detail": detail, "reason": reason, "error": detail})

@@ -7,7 +7,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from agent.core.plan import AskInference, InferenceAnswered
-from agent.serving.link import Line
+from agent.serving.planned.link import Line
 from shared.errors import UnreachableError
 
 if TYPE_CHECKING:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Never
 import structlog
 
 from agent.core.plan import Applied, Plan, SlotState
-from agent.serving.applications import Applications
+from agent.serving.callers.applications import Applications
 from agent.serving.errors import DeadlinePassedError, InferenceTimeoutError, ModelUnavailableError
 from agent.serving.exchange import Reply
-from agent.serving.holdings import Holdings
-from agent.serving.interim import interim
-from agent.serving.learning import Learning
-from agent.serving.lines import live_routes
-from agent.serving.recorder import Recorder
-from agent.serving.residency import NO_LIMITS
-from agent.serving.shadowing import Shadowing
+from agent.serving.models.holdings import Holdings
+from agent.serving.models.residency import NO_LIMITS
+from agent.serving.planned.interim import interim
+from agent.serving.recording.recorder import Recorder
+from agent.serving.traffic.learning import Learning
+from agent.serving.traffic.lines import live_routes
+from agent.serving.traffic.shadowing import Shadowing
 from shared.errors import ModelFailedError, NotFoundError, PipelineError, RetryableError
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
     from agent.core.plan import SlotSpec, Stats
     from agent.serving.exchange import Ask, LiveLine, LiveRoute
-    from agent.serving.holdings import Prepared
-    from agent.serving.instance import Instance
-    from agent.serving.loading import LoadedModel
-    from agent.serving.observation import Observer
+    from agent.serving.models.holdings import Prepared
+    from agent.serving.models.instance import Instance
+    from agent.serving.models.loading import LoadedModel
+    from agent.serving.models.residency import Limits
+    from agent.serving.models.resident import Resident
+    from agent.serving.recording.observation import Observer
     from agent.serving.requests import Outcome
-    from agent.serving.residency import Limits
-    from agent.serving.resident import Resident
-    from agent.serving.rewards import RewardLedger
+    from agent.serving.traffic.rewards import RewardLedger
     from shared.ids import BootId, ModelName, ReleaseId
 
 REQUEST_DEADLINE_S = 30.0

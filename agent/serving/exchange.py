@@ -7,16 +7,16 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from agent.serving.errors import ModelUnavailableError
-from agent.serving.variants import position, salt_of, sticky_value
+from agent.serving.traffic.variants import position, salt_of, sticky_value
 from shared.errors import NotFoundError
 from shared.traffic import split_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from agent.serving.models.resident import Resident
     from agent.serving.requests import Outcome, Request
-    from agent.serving.resident import Resident
-    from agent.serving.variants import Draw
+    from agent.serving.traffic.variants import Draw
     from shared.ids import ModelName
     from shared.traffic import TrafficRule
 

@@ -15,16 +15,16 @@ from aiohttp import web
 
 from agent.core.plan import Plan, Route, SlotSpec
 from agent.doors import GROUP_MAY_CALL
-from agent.serving import protocols
-from agent.serving.access import Access
-from agent.serving.api import create_app
-from agent.serving.cors import check_origins
+from agent.serving.callers.access import Access
+from agent.serving.callers.cors import check_origins
+from agent.serving.callers.in_flight import Traffic
 from agent.serving.engine import Engine
-from agent.serving.loading import COMPONENTS_DIR, MANIFEST_FILE, MODEL_FILE, LoadedModel, load_model, open_litert
+from agent.serving.models.loading import COMPONENTS_DIR, MANIFEST_FILE, MODEL_FILE, LoadedModel, load_model, open_litert
+from agent.serving.planned.sockets import connect_unix, listen_unix
 from agent.serving.preparing import prepare_process
-from agent.serving.scrape import Scrape
-from agent.serving.sockets import connect_unix, listen_unix
-from agent.serving.traffic import Traffic
+from agent.serving.protocols import endpoints
+from agent.serving.protocols.api import create_app
+from agent.serving.protocols.scrape import Scrape
 from shared import manifest
 from shared.clock import SystemClock, mint_id
 from shared.errors import InvalidInputError, ModelLoadError, UntrustedError
@@ -148,7 +148,7 @@ async def _listen(
     traffic, access = Traffic(), Access(engine, origins=doors.cors_origins)
     started_ms = SystemClock().now().timestamp() * 1000
     shown = Scrape(engine=engine, traffic=traffic, started_ms=started_ms)
-    routes = protocols.routes(engine, unverified=UNVERIFIED, loading=loading, shown=shown)
+    routes = endpoints.routes(engine, unverified=UNVERIFIED, loading=loading, shown=shown)
     runner = web.AppRunner(create_app(routes, traffic, access, unverified=UNVERIFIED), access_log=None)
     await runner.setup()
     undo.push_async_callback(runner.cleanup)
@@ -163,7 +163,7 @@ async def _listen(
         await _listen_unix(runner, doors.unix_socket)
         _say(f"serving {name} on unix:{doors.unix_socket}")
     if doors.grpc_port is not None:
-        server, bound = await protocols.listen_grpc(
+        server, bound = await endpoints.listen_grpc(
             engine,
             traffic,
             access,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from agent.serving import allocator
-from agent.serving.connections import raise_file_limit
+from agent.serving.callers.connections import raise_file_limit
+from agent.serving.models import allocator
 
 SWITCH_INTERVAL_S: Final = 2e-4
 """How long a thread may keep the GIL from another. At Python's 5 ms, a model of 0.1 ms takes 5.7 ms beside one busy

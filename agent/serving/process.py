@@ -19,24 +19,24 @@ from aiohttp import web
 
 from agent import config, logs
 from agent.doors import is_loopback
-from agent.serving import protocols
-from agent.serving.access import Access
-from agent.serving.api import create_app
-from agent.serving.boot import BootLedger
+from agent.serving.callers.access import Access
+from agent.serving.callers.in_flight import Traffic
+from agent.serving.callers.tls import ServerCertificate
 from agent.serving.engine import Engine
-from agent.serving.learning import Learning
-from agent.serving.link import ServingLink
-from agent.serving.loading import load_slot, open_litert
-from agent.serving.mqtt_requests import MqttRequests
-from agent.serving.observation import Observer
-from agent.serving.planning import Planner
+from agent.serving.models.loading import load_slot, open_litert
+from agent.serving.models.residency import Limits, default_budget_bytes
+from agent.serving.planned.boot import BootLedger
+from agent.serving.planned.link import ServingLink
+from agent.serving.planned.planning import Planner
+from agent.serving.planned.sockets import hand_over, listen_unix, numbered
 from agent.serving.preparing import prepare_process
-from agent.serving.request_log import RequestLog
-from agent.serving.residency import Limits, default_budget_bytes
-from agent.serving.scrape import Scrape, ScrapeAnswers
-from agent.serving.sockets import hand_over, listen_unix, numbered
-from agent.serving.tls import ServerCertificate
-from agent.serving.traffic import Traffic
+from agent.serving.protocols import endpoints
+from agent.serving.protocols.api import create_app
+from agent.serving.protocols.mqtt_requests import MqttRequests
+from agent.serving.protocols.scrape import Scrape, ScrapeAnswers
+from agent.serving.recording.observation import Observer
+from agent.serving.recording.request_log import RequestLog
+from agent.serving.traffic.learning import Learning
 from shared.clock import SystemClock, mint_id
 from shared.errors import InvalidInputError
 from shared.ids import BootId
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent.config import AgentConfig
-    from agent.serving.loading import OpenInterpreter
-    from agent.serving.protocols import Listening
+    from agent.serving.models.loading import OpenInterpreter
+    from agent.serving.protocols.endpoints import Listening
 
 SHUTDOWN_S: Final = 10.0
 """Seconds that requests in flight get when the process is told to stop."""
@@ -87,7 +87,7 @@ async def serve(
     link = ServingLink(answers.answer)
     access = _access(settings, engine)
     # All but hung requests have ended when the runner's own shutdown begins.
-    app = create_app(protocols.routes(engine, shown=shown), traffic, access)
+    app = create_app(endpoints.routes(engine, shown=shown), traffic, access)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -222,7 +222,7 @@ async def _listen_grpc(
         return None
     host, port = settings.http_host, settings.grpc_port
     try:
-        server, port = await protocols.listen_grpc(
+        server, port = await endpoints.listen_grpc(
             engine,
             traffic,
             access,

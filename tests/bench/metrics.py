@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agent.serving.recorder import Series
-from agent.serving.request_log import RequestLog
+from agent.serving.recording.recorder import Series
+from agent.serving.recording.request_log import RequestLog
 from shared.clock import SystemClock
 from shared.request_log import LogConsent, LogWish
 from shared.runtime import drift
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.serving.exchange import Reply
-    from agent.serving.observation import Observer
+    from agent.serving.recording.observation import Observer
 
 CALLS, RUNS = 20_000, 15
 GOAL_US = 2.0

@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from agent.core.plan import Plan, Route
-from agent.serving.link import ServingClient
+from agent.serving.planned.link import ServingClient
 from shared.applications import ApplicationGrant, key_hash
 from shared.ids import ReleaseId
 from tests.bench import serving_models as made

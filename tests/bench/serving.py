@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image
 
 from agent.core.plan import Plan, Route
-from agent.serving.loading import open_litert
-from agent.serving.probing import zeros
+from agent.serving.models.loading import open_litert
+from agent.serving.models.probing import zeros
 from shared.applications import ApplicationGrant, key_hash
 from shared.wire import AssignmentStatus
 from tests.bench import serving_models as made

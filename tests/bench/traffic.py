@@ -21,10 +21,10 @@ from msgspec.structs import replace
 from agent.core.plan import Plan, Route
 from agent.serving.engine import Engine
 from agent.serving.exchange import Ask, Caller, CallProtocol
-from agent.serving.learning import Learning
-from agent.serving.loading import load_slot, open_litert
+from agent.serving.models.loading import load_slot, open_litert
 from agent.serving.requests import InferRequest, NamedTensor
-from agent.serving.rewards import RewardLedger
+from agent.serving.traffic.learning import Learning
+from agent.serving.traffic.rewards import RewardLedger
 from shared.ids import BootId, ReleaseId
 from shared.traffic import MAIN, Arm, StickyBy, TrafficMode, TrafficRule, line_of
 from tests.support import models

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from agent.serving.loading import open_litert
+from agent.serving.models.loading import open_litert
 from agent.serving.process import main
 from tests.support.serving import CRASH
 

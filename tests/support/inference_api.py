@@ -12,12 +12,12 @@ import aiohttp
 from aiohttp import web
 from PIL import Image
 
-from agent.serving import protocols
-from agent.serving.access import Access
-from agent.serving.api import create_app
+from agent.serving.callers.access import Access
+from agent.serving.callers.in_flight import Traffic
 from agent.serving.engine import Engine
-from agent.serving.loading import load_slot, open_litert
-from agent.serving.traffic import Traffic
+from agent.serving.models.loading import load_slot, open_litert
+from agent.serving.protocols import endpoints
+from agent.serving.protocols.api import create_app
 from shared.ids import BootId
 from shared.pipeline import ColourMode, DecodeImage, Normalise, PipelineSpec, ResizeImage, RunModel, TopLabels
 from tests.support import models
@@ -81,10 +81,10 @@ async def serving() -> AsyncIterator[Served]:
     load = partial(load_slot, cores=1, open_interpreter=open_litert)
     engine = Engine(boot_id=BootId("boot"), load=load)
     traffic = Traffic()
-    runner = web.AppRunner(create_app(protocols.routes(engine), traffic, Access(engine)), access_log=None)
+    runner = web.AppRunner(create_app(endpoints.routes(engine), traffic, Access(engine)), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, LOOPBACK, 0).start()
-    server, port = await protocols.listen_grpc(engine, traffic, Access(engine), host=LOOPBACK, port=0)
+    server, port = await endpoints.listen_grpc(engine, traffic, Access(engine), host=LOOPBACK, port=0)
     async with aiohttp.ClientSession() as session:
         url = f"http://{LOOPBACK}:{runner.addresses[0][1]}"
         yield Served(engine, session, url=url, grpc=f"{LOOPBACK}:{port}")

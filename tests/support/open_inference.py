@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from aiohttp import web
 
-from agent.serving import protocols
-from agent.serving.access import Access
-from agent.serving.api import create_app
+from agent.serving.callers.access import Access
+from agent.serving.callers.in_flight import Traffic
+from agent.serving.callers.tls import ServerCertificate
 from agent.serving.engine import Engine
-from agent.serving.loading import load_slot, open_litert
-from agent.serving.sockets import listen_unix
-from agent.serving.tls import ServerCertificate
-from agent.serving.traffic import Traffic
+from agent.serving.models.loading import load_slot, open_litert
+from agent.serving.planned.sockets import listen_unix
+from agent.serving.protocols import endpoints
+from agent.serving.protocols.api import create_app
 from shared.ids import BootId
 from tests.support.certificates import Pair
 from tests.support.ports import LOOPBACK
@@ -65,12 +65,12 @@ async def opened(folder: Path, *, lasting: timedelta, origins: Sequence[str] = (
     certificate.refresh()
     engine = Engine(boot_id=BootId("boot"), load=partial(load_slot, cores=1, open_interpreter=open_litert))
     traffic, access = Traffic(), Access(engine, is_wide=True, origins=origins)
-    runner = web.AppRunner(create_app(protocols.routes(engine), traffic, access), access_log=None)
+    runner = web.AppRunner(create_app(endpoints.routes(engine), traffic, access), access_log=None)
     await runner.setup()
     unix_socket = folder / "infer.sock"
     await web.TCPSite(runner, LOOPBACK, 0, ssl_context=certificate.context).start()
     await web.SockSite(runner, listen_unix(unix_socket, mode=0o660)).start()
-    server, port = await protocols.listen_grpc(engine, traffic, access, host=LOOPBACK, port=0, certificate=certificate)
+    server, port = await endpoints.listen_grpc(engine, traffic, access, host=LOOPBACK, port=0, certificate=certificate)
     port_http = next(address[1] for address in runner.addresses if isinstance(address, tuple))
     yield Opened(
         engine=engine,

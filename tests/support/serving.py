@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from agent.core.plan import BootFile, Plan, Route, SlotSpec
-from agent.serving.sockets import numbered
+from agent.serving.planned.sockets import numbered
 from shared import manifest
 from shared.ids import ModelName, ReleaseId
 from shared.pipeline import MODEL_ONLY, PipelineSpec

@@ -13,8 +13,8 @@ import numpy as np
 
 from agent.serving.engine import Engine
 from agent.serving.exchange import Ask, Caller, CallProtocol
-from agent.serving.loading import load_slot, open_litert
-from agent.serving.observation import Observer
+from agent.serving.models.loading import load_slot, open_litert
+from agent.serving.recording.observation import Observer
 from agent.serving.requests import ClassifyRequest, InferRequest, NamedTensor
 from shared import manifest
 from shared.clock import SystemClock
@@ -26,7 +26,7 @@ from tests.support.serving import MODEL, make_slot
 if TYPE_CHECKING:
     from agent.core.plan import SlotSpec
     from agent.serving.exchange import Reply
-    from agent.serving.request_log import RequestLog
+    from agent.serving.recording.request_log import RequestLog
     from agent.serving.requests import Request
     from shared.manifest import ReferenceHistogram
     from shared.pipeline import PipelineSpec

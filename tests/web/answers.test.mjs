@@ -9,8 +9,8 @@ import {
   percent,
   rows,
   serverTimes,
-} from "../../agent/serving/web/answers.js";
-import { corners } from "../../agent/serving/web/picture.js";
+} from "../../agent/serving/protocols/web/answers.js";
+import { corners } from "../../agent/serving/protocols/web/picture.js";
 
 test("labels become rows in the device's order, with a share where the score is one", () => {
   const answer = {

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.serving import pages
-from agent.serving.operations import OPERATIONS
+from agent.serving.protocols import pages
+from agent.serving.protocols.operations import OPERATIONS
 from shared.pages import PageFiles
 from tests.support.serving import MODEL
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.serving import segments
+from agent.serving.recording import segments
 from shared.request_log import LogConsent, LogWish
 from tests.support.device_world import DeviceWorld
 from tests.support.models import one_hot_classifier

@@ -21,10 +21,10 @@ from agent.link.mqtt import InferenceAsked, LinkEvent, MqttLink
 from agent.link.requests import BrokerRequests
 from agent.link.serving_lines import ServingLines
 from agent.serving.engine import Engine
-from agent.serving.link import ServingLink
-from agent.serving.loading import load_slot, open_litert
-from agent.serving.mqtt_requests import MqttRequests
-from agent.serving.sockets import listen_unix
+from agent.serving.models.loading import load_slot, open_litert
+from agent.serving.planned.link import ServingLink
+from agent.serving.planned.sockets import listen_unix
+from agent.serving.protocols.mqtt_requests import MqttRequests
 from controller.trust.tls import client_context
 from shared.broker_inference import BrokerRequest, RequestKind
 from shared.clock import SystemClock

@@ -28,7 +28,7 @@ ABSENT = [
     "sqlmodel",
     "tensorflow",
 ]
-OF_EXTRAS = {"agent.serving.oip_grpc": "grpc"}
+OF_EXTRAS = {"agent.serving.protocols.oip_grpc": "grpc"}
 """Modules that only an extra brings to life, and what each of them misses without it."""
 INSTALL_S = 600
 

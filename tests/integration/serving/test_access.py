@@ -14,8 +14,8 @@ import pytest
 from cryptography import x509
 
 from agent.core.plan import Route
-from agent.serving import open_inference_pb2 as wire
-from agent.serving.oip_grpc import SERVICE
+from agent.serving.protocols import open_inference_pb2 as wire
+from agent.serving.protocols.oip_grpc import SERVICE
 from shared.ids import ModelName
 from tests.support.grants import KEY, bearer, granted
 from tests.support.open_inference import opened

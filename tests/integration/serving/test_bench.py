@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from agent.serving.bench import BenchReport
-from agent.serving.bench_server import HttpConnection, check
+from agent.serving.bench.bench_server import HttpConnection, check
+from agent.serving.bench.run import BenchReport
 from shared.errors import ModelFailedError
 from tests.integration.serving.test_pipelines import CASCADE, composed, spec
 from tests.support import models

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from openapi_spec_validator import validate
 
-from agent.serving import protocols
+from agent.serving.protocols import endpoints
 from tests.support.clients import run_schemathesis
 from tests.support.inference_api import image_slot
 from tests.support.serving import MODEL, infer_body, one_hot, plan_of
@@ -61,7 +61,7 @@ async def test_description_is_openapi_and_names_every_route(served: Served) -> N
     described = {(verb, path) for path, item in document["paths"].items() for verb in VERBS if verb in item}
     spoken = {
         (route.method.lower(), re.sub(r"{(\w+):[^{}]+}", r"{\1}", route.path))
-        for route in protocols.routes(served.engine)
+        for route in endpoints.routes(served.engine)
     }
     assert described == spoken
     ids = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from agent.core.plan import Plan, Route
-from agent.serving import grpc_tensors, protocols
-from agent.serving import open_inference_pb2 as wire
-from agent.serving.access import Access
-from agent.serving.oip_grpc import MAX_CALLS, SERVICE
+from agent.serving.callers.access import Access
+from agent.serving.callers.in_flight import Traffic
+from agent.serving.protocols import endpoints, grpc_tensors
+from agent.serving.protocols import open_inference_pb2 as wire
+from agent.serving.protocols.oip_grpc import MAX_CALLS, SERVICE
 from agent.serving.requests import NamedTensor
-from agent.serving.traffic import Traffic
 from shared.errors import InvalidInputError
 from shared.ids import ModelName
 from tests.support import models
@@ -195,7 +195,7 @@ async def test_port_in_use_is_told(served: Served) -> None:
     with socket.create_server((LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(InvalidInputError, match="grpc_port"):
-            await protocols.listen_grpc(served.engine, Traffic(), Access(served.engine), host=LOOPBACK, port=port)
+            await endpoints.listen_grpc(served.engine, Traffic(), Access(served.engine), host=LOOPBACK, port=port)
 
 
 def test_half_precision_is_answered_raw_since_no_field_holds_it() -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from agent.core.plan import TrialRequest
-from agent.serving.loading import load_slot, open_litert
-from agent.serving.trial import run_trial
+from agent.serving.children.trial import run_trial
+from agent.serving.models.loading import load_slot, open_litert
 from converters.environments import Environment
 from shared import manifest
 from shared.errors import DigestMismatchError

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from agent.core.plan import Plan, Route
-from agent.serving.link import ServingClient
+from agent.serving.planned.link import ServingClient
 from tests.support import models
 from tests.support.load_generator import Tally, Wish
 from tests.support.ports import LOOPBACK

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from agent.core.plan import Plan, Route
-from agent.serving.api import MAX_BODY_BYTES
+from agent.serving.protocols.api import MAX_BODY_BYTES
 from shared.ids import ModelName
 from tests.support import models
 from tests.support.inference_api import image_slot, picture

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.serving.api import UNVERIFIED_HEADER
 from agent.serving.local import LocalDoors, serve_file
-from agent.serving.sockets import listen_unix
+from agent.serving.planned.sockets import listen_unix
+from agent.serving.protocols.api import UNVERIFIED_HEADER
 from shared.errors import InvalidIdError, InvalidInputError, ModelLoadError
 from shared.pipeline import PipelineSpec, RunModel, Softmax
 from tests.support import models

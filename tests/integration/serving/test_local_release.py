@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from agent.serving import open_inference_pb2 as wire
+from agent.serving.protocols import open_inference_pb2 as wire
 from tests.integration.serving.test_pipelines import composed, spec
 from tests.support.inference_api import picture
 from tests.support.ports import LOOPBACK

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from agent.core.plan import MeasureRequest
-from agent.serving.measure import run_measurement
-from agent.serving.measure_child import percentile, sample_inputs
+from agent.serving.children.measure import run_measurement
+from agent.serving.children.measure_child import percentile, sample_inputs
 from shared.manifest import digest
 from shared.runtime.interpreter import LiteRtInterpreter
 from tests.integration.serving.test_trial import children

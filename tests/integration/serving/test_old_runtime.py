@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from agent.core.plan import Plan, Route
-from agent.serving.lane import Lane
+from agent.serving.models.lane import Lane
 from agent.serving.requests import ClassifyRequest, InferRequest, NamedTensor
 from shared.pipeline import (
     MODEL_ONLY,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-from agent.serving import open_inference_pb2
+from agent.serving.protocols import open_inference_pb2
 from tests.support.clients import run_client
 from tests.support.inference_api import image_slot, picture
 from tests.support.outside.wire_numbers import numbers

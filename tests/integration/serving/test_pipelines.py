@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent.core.plan import ComponentSpec, SlotSpec, TrialRequest
-from agent.serving.trial import run_trial
+from agent.serving.children.trial import run_trial
 from shared import manifest
 from shared.ids import ModelName, ReleaseId
 from shared.manifest import Component

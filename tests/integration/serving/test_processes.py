@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 from typing_extensions import override
 
-from agent.serving.link import ServingClient
-from agent.serving.planning import TRIES_EXHAUSTED
+from agent.serving.planned.link import ServingClient
+from agent.serving.planned.planning import TRIES_EXHAUSTED
 from shared.errors import UnreachableError
 from tests.support import models
 from tests.support.ports import LOOPBACK, accepts_connections, free_port

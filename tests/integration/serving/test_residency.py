@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.core.plan import Plan, Route
-from agent.serving.link import ServingClient
+from agent.serving.planned.link import ServingClient
 from shared.ids import ModelName, ReleaseId
 from tests.support import models
 from tests.support.serving import Device, http, infer_body, make_slot

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.serving.planning import TRIES_EXHAUSTED
-from agent.serving.pool import ServingPool
+from agent.serving.planned.planning import TRIES_EXHAUSTED
+from agent.serving.planned.pool import ServingPool
 from shared.clock import SystemClock
 from tests.support import models
 from tests.support.ports import LOOPBACK, accepts_connections

@@ -12,12 +12,12 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
-from agent.serving import tfserving
-from agent.serving.access import Access
-from agent.serving.api import create_app
+from agent.serving.callers.access import Access
+from agent.serving.callers.in_flight import Traffic
 from agent.serving.engine import Engine
-from agent.serving.loading import load_slot, open_litert
-from agent.serving.traffic import Traffic
+from agent.serving.models.loading import load_slot, open_litert
+from agent.serving.protocols import tfserving
+from agent.serving.protocols.api import create_app
 from shared.ids import BootId
 from shared.pipeline import ColourMode, DecodeImage, Normalise, PipelineSpec, ResizeImage, RunModel, TopLabels
 from tests.support import models

@@ -12,8 +12,8 @@ import pytest
 from msgspec.structs import replace
 
 from agent.core.plan import Plan, Route
-from agent.serving import open_inference_pb2 as wire
-from agent.serving.oip_grpc import SERVICE
+from agent.serving.protocols import open_inference_pb2 as wire
+from agent.serving.protocols.oip_grpc import SERVICE
 from shared.ids import ReleaseId
 from shared.traffic import MAIN, Arm, StickyBy, TrafficMode, TrafficRule, line_of
 from tests.support import models

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from agent.core.plan import TrialRequest
-from agent.serving.trial import run_trial
+from agent.serving.children.trial import run_trial
 from shared.manifest import GoldenCheck
 from shared.pipeline import DecodeImage, PipelineSpec, RunModel, TopLabels
 from tests.support import models

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.serving.link import HUNG_AFTER, ServingClient
+from agent.serving.planned.link import HUNG_AFTER, ServingClient
 from shared.errors import UnreachableError
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-DEAF = "import sys, pathlib, signal; from agent.serving.sockets import listen_unix;"
+DEAF = "import sys, pathlib, signal; from agent.serving.planned.sockets import listen_unix;"
 DEAF += "door = listen_unix(pathlib.Path(sys.argv[1])); signal.pause()"
 
 

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from agent.serving import segments
+from agent.serving.recording import segments
 from shared.request_log import LogConsent, LogWish
 from shared.runtime import drift
 from tests.support.serving import MODEL, Device, http, one_hot, plan_of

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from agent.serving.drift import LOOKS, DriftMonitor
+from agent.serving.recording.drift import LOOKS, DriftMonitor
 from shared.runtime import drift
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import numpy as np
 from agent.core.plan import Plan
 from agent.serving.engine import Engine
 from agent.serving.exchange import Ask
-from agent.serving.loading import load_slot, open_litert
+from agent.serving.models.loading import load_slot, open_litert
 from agent.serving.requests import ClassifyRequest, InferRequest, NamedTensor
 from shared.ids import BootId, ModelName
 from shared.runtime.interpreter import runtime_name_and_version

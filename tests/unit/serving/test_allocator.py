@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from agent.serving import allocator
+from agent.serving.models import allocator
 
 _PROGRAM = """
 import threading
-from agent.serving import allocator
+from agent.serving.models import allocator
 
 def anonymous():
     return next(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("Anonymous:"))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.serving.applications import Applications
+from agent.serving.callers.applications import Applications
 from agent.serving.errors import KeyRefusedError, NotAllowedError, QuotaSpentError
 from shared.ids import ModelName
 from tests.support.grants import KEY, granted

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.serving.bandit import EXPLORED, LEARN_EVERY, Bandit
-from agent.serving.rewards import RewardLedger, arm_key
+from agent.serving.traffic.bandit import EXPLORED, LEARN_EVERY, Bandit
+from agent.serving.traffic.rewards import RewardLedger, arm_key
 from shared.ids import ModelName, ReleaseId
 from shared.traffic import Arm, StickyBy, TrafficMode, TrafficRule, line_of
 

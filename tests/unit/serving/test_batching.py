@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from agent.serving.batching import Batcher, Gathering, is_rowwise, kind_of
-from agent.serving.lane import Lane
+from agent.serving.models.batching import Batcher, Gathering, is_rowwise, kind_of
+from agent.serving.models.lane import Lane
 from agent.serving.requests import ClassifyRequest, InferRequest, NamedTensor, Outcome
 from shared.errors import ModelFailedError, PipelineError
 from shared.pipeline import MODEL_ONLY, Normalise, PipelineSpec, RunModel, Softmax, TopLabels

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agent.serving.bench import BenchReport, Cost
-from agent.serving.bench_table import render
+from agent.serving.bench.bench_table import render
+from agent.serving.bench.run import BenchReport, Cost
 from shared.probe import BatchTiming, ExecutionMode, ModelProbe, ThreadTiming
 
 WORKERS = ModelProbe(

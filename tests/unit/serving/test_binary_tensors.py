@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from agent.serving.protocols.tensors import datatype, read_body, write_outputs
 from agent.serving.requests import InferRequest, NamedTensor
-from agent.serving.tensors import datatype, read_body, write_outputs
 from shared.errors import InvalidInputError
 
 DTYPES = ["bool", "uint8", "int16", "uint32", "int64", "float16", "float32", "float64"]

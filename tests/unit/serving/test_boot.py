@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from agent.core.plan import BootFile, Plan, Route
-from agent.serving.boot import BootLedger
+from agent.serving.planned.boot import BootLedger
 from shared.ids import ModelName, ReleaseId
 
 if TYPE_CHECKING:

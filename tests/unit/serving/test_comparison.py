@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agent.serving.comparison import PairTally, differs
 from agent.serving.requests import Moments, Outcome
+from agent.serving.traffic.comparison import PairTally, differs
 from shared.errors import ModelFailedError, PipelineError
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from agent.serving.comparison import (
+from agent.serving.requests import Outcome
+from agent.serving.traffic.comparison import (
     ALPHA,
     DISTANCES,
     FLIPS_ALLOWED,
@@ -21,7 +22,6 @@ from agent.serving.comparison import (
     distance,
     judged,
 )
-from agent.serving.requests import Outcome
 from shared.evidence import Verdict
 from tests.unit.serving.test_comparison import outcome
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.serving.connections import BUSY_S, IDLE_S, SILENT_S, Bodies, Connections
+from agent.serving.callers.connections import BUSY_S, IDLE_S, SILENT_S, Bodies, Connections
 from agent.serving.errors import QueueFullError
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.serving.cors import Origins, check_origins
+from agent.serving.callers.cors import Origins, check_origins
 from shared.errors import InvalidInputError
 
 PAGE = "https://shop.example"

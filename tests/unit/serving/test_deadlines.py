@@ -14,7 +14,7 @@ import pytest
 from agent.serving.engine import Engine
 from agent.serving.errors import DeadlinePassedError
 from agent.serving.exchange import Ask, Caller, CallProtocol
-from agent.serving.loading import load_slot
+from agent.serving.models.loading import load_slot
 from agent.serving.requests import InferRequest, NamedTensor
 from shared.ids import BootId
 from tests.support import models

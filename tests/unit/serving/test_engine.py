@@ -14,9 +14,9 @@ from agent.core.plan import Plan, Route
 from agent.serving.engine import Engine
 from agent.serving.errors import ModelUnavailableError, QueueFullError
 from agent.serving.exchange import Ask
-from agent.serving.loading import load_slot, open_litert
+from agent.serving.models.loading import load_slot, open_litert
+from agent.serving.models.workers import QUEUE_LENGTH
 from agent.serving.requests import InferRequest, NamedTensor
-from agent.serving.workers import QUEUE_LENGTH
 from shared.errors import ModelFailedError, NotFoundError, PipelineError
 from shared.ids import BootId, ModelName
 from tests.support import models

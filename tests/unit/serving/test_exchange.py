@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.serving.batching import Batcher
+from agent.serving.callers.in_flight import Traffic
 from agent.serving.errors import ModelUnavailableError
 from agent.serving.exchange import LiveLine, LiveRoute
-from agent.serving.instance import Instance
-from agent.serving.lane import Lane
-from agent.serving.loading import LoadedModel
-from agent.serving.resident import Resident
-from agent.serving.traffic import Traffic
+from agent.serving.models.batching import Batcher
+from agent.serving.models.instance import Instance
+from agent.serving.models.lane import Lane
+from agent.serving.models.loading import LoadedModel
+from agent.serving.models.resident import Resident
 from shared.errors import NotFoundError
 from shared.pipeline import MODEL_ONLY
 from shared.probe import ExecutionMode, ModelProbe, ThreadTiming

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.serving.exposition import OPEN_TYPE, TEXT_TYPE, Buckets, Sample, content_type, merged, write
+from agent.serving.protocols.exposition import OPEN_TYPE, TEXT_TYPE, Buckets, Sample, content_type, merged, write
 from shared.metrics import BY_NAME
 
 REQUESTS = Sample("requests", ("digits", "3", "main", "oip"), 7)

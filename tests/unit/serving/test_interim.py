@@ -10,8 +10,8 @@ import pytest
 
 from agent.core.plan import Plan, Route
 from agent.serving.engine import Engine
-from agent.serving.interim import interim
-from agent.serving.loading import load_slot, open_litert
+from agent.serving.models.loading import load_slot, open_litert
+from agent.serving.planned.interim import interim
 from shared.ids import BootId, ModelName, ReleaseId
 from tests.support import models
 from tests.support.serving import MODEL, make_slot
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.core.plan import SlotSpec
-    from agent.serving.loading import LoadedModel
+    from agent.serving.models.loading import LoadedModel
 
 GOOD = models.one_hot_classifier()
 OLD, NEW, OTHER = ReleaseId("old"), ReleaseId("new"), ReleaseId("other")

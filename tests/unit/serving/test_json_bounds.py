@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from agent.serving import grpc_tensors, open_inference_pb2
-from agent.serving.json_bounds import MAX_NESTED, MAX_NUMBERS, check_json
+from agent.serving.protocols import grpc_tensors, open_inference_pb2
+from agent.serving.protocols.json_bounds import MAX_NESTED, MAX_NUMBERS, check_json
+from agent.serving.protocols.tensors import MAX_TENSORS, read_body, write_outputs
 from agent.serving.requests import NamedTensor
-from agent.serving.tensors import MAX_TENSORS, read_body, write_outputs
 from shared.errors import InvalidInputError
 
 OUTPUT = (NamedTensor(name="scores", array=np.zeros((1, 10), np.float32)),)

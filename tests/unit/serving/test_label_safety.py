@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.serving.engine import Engine
-from agent.serving.loading import load_slot, open_litert
+from agent.serving.models.loading import load_slot, open_litert
 from shared.errors import NotFoundError
 from shared.ids import BootId
 from tests.support import models
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from agent.core.plan import SlotSpec
-    from agent.serving.loading import LoadedModel
+    from agent.serving.models.loading import LoadedModel
 
 GOOD = models.one_hot_classifier()
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.serving.lane import Lane
+from agent.serving.models.lane import Lane
 from agent.serving.requests import ClassifyRequest, InferRequest, NamedTensor
 from shared.errors import InvalidInputError, ModelFailedError, PipelineError
 from shared.manifest import TensorSpec

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.plan import GetStats, Plan, Route, SetPlan, SlotSpec, ToServing
-from agent.serving.link import MAX_FRAME_BYTES, frame, read_frame
+from agent.serving.planned.link import MAX_FRAME_BYTES, frame, read_frame
 from shared.ids import ModelName, ReleaseId, Sha256
 
 texts = st.text(max_size=20)
@@ -61,7 +61,7 @@ async def test_frame_that_claims_too_much_is_refused_before_it_is_read() -> None
 
 
 def test_what_control_imports_of_serving_brings_no_numpy() -> None:
-    code = "import sys, agent.serving.link, agent.serving.trial; sys.exit('numpy' in sys.modules)"
+    code = "import sys, agent.serving.planned.link, agent.serving.children.trial; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == 0
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from agent.serving.loading import load_model, load_slot
+from agent.serving.models.loading import load_model, load_slot
 from shared import manifest
 from shared.errors import DigestMismatchError, ModelLoadError, UntrustedError
 from shared.ids import ModelName, ReleaseId

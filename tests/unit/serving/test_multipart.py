@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.serving.multipart import read_field, read_files
+from agent.serving.protocols.multipart import read_field, read_files
 from agent.serving.requests import MAX_ITEMS
 from shared.errors import InvalidInputError
 

@@ -7,8 +7,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from agent.serving.drift import LOOKS
-from agent.serving.observation import QUEUE_LENGTH
+from agent.serving.recording.drift import LOOKS
+from agent.serving.recording.observation import QUEUE_LENGTH
 from agent.serving.requests import ClassifyRequest
 from shared.runtime import drift
 from tests.support import models
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.serving.engine import Engine
-    from agent.serving.observation import Watch
+    from agent.serving.recording.observation import Watch
 
 FIGURES = [{**drift.input_figures(np.array(one_hot(k % 10))), "class": float(k % 10)} for k in range(400)]
 REFERENCES = drift.references(FIGURES)

@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from agent.core.plan import Applied, BootFile, GetStats, Plan, Route, SetPlan, Stats
-from agent.serving.boot import BootLedger
 from agent.serving.engine import Engine
-from agent.serving.loading import load_slot, open_litert
-from agent.serving.planning import TRIES_EXHAUSTED, Planner
+from agent.serving.models.loading import load_slot, open_litert
+from agent.serving.planned.boot import BootLedger
+from agent.serving.planned.planning import TRIES_EXHAUSTED, Planner
 from shared.ids import BootId, ReleaseId
 from tests.support import models
 from tests.support.serving import CANDIDATE, MODEL, STABLE, make_slot, plan_of

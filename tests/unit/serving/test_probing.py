@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from agent.serving.probing import EXTRA_BYTES, probe_model, time_runs, zeros
+from agent.serving.models.probing import EXTRA_BYTES, probe_model, time_runs, zeros
 from shared.errors import PipelineError
 from shared.manifest import TensorSpec
 from shared.probe import ExecutionMode
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from agent.serving.probing import Probed
+    from agent.serving.models.probing import Probed
     from shared.runtime.interpreter import Interpreter
 
     Tensor = NDArray[Any]

@@ -9,9 +9,9 @@ import pytest
 
 from agent.serving.errors import QueueFullError
 from agent.serving.exchange import Ask, Caller, CallProtocol
-from agent.serving.recorder import CLASSES_KEPT, GONE_KEPT, OTHER, Recorder, Series
+from agent.serving.recording.recorder import CLASSES_KEPT, GONE_KEPT, OTHER, Recorder, Series
+from agent.serving.recording.tally import ROWS_KEPT, Tally, count_all
 from agent.serving.requests import InferRequest, Moments, NamedTensor, Outcome
-from agent.serving.tally import ROWS_KEPT, Tally, count_all
 from shared.errors import ModelFailedError
 from shared.ids import BootId, ModelName, ReleaseId
 from shared.metrics import CALLS, MetricKind
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from agent.serving.exchange import Reply
-    from agent.serving.recorder import Held
+    from agent.serving.recording.recorder import Held
 
 DIGITS = ModelName("digits")
 BROKEN = ModelFailedError("out of order")

@@ -7,11 +7,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from agent.serving import segments
-from agent.serving.observation import QUEUE_BYTES
-from agent.serving.request_log import RequestLog
+from agent.serving.recording import segments
+from agent.serving.recording.observation import QUEUE_BYTES
+from agent.serving.recording.request_log import RequestLog
+from agent.serving.recording.segments import KEPT, OPEN, OPEN_UP, UP, Segment
 from agent.serving.requests import ClassifyRequest, InferRequest, NamedTensor
-from agent.serving.segments import KEPT, OPEN, OPEN_UP, UP, Segment
 from shared.clock import SystemClock
 from shared.request_log import MAX_RECORD_BYTES, REQUEST_TYPE, LogConsent, LogWish
 from tests.support import models

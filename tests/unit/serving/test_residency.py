@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 
 from agent.core.plan import Plan, Route
-from agent.serving import residency, standing
 from agent.serving.engine import Engine
 from agent.serving.errors import ModelUnavailableError, QueueFullError
 from agent.serving.exchange import Ask
-from agent.serving.loading import load_slot, open_litert
+from agent.serving.models import residency
+from agent.serving.models.loading import load_slot, open_litert
+from agent.serving.models.residency import Limits
+from agent.serving.models.workers import QUEUE_LENGTH
+from agent.serving.protocols import standing
 from agent.serving.requests import InferRequest, NamedTensor
-from agent.serving.residency import Limits
-from agent.serving.workers import QUEUE_LENGTH
 from shared.ids import BootId, ModelName, ReleaseId
 from tests.support import models
 from tests.support.serving import make_slot, one_hot
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
     from agent.core.plan import Applied, SlotSpec
     from agent.serving.exchange import Reply
-    from agent.serving.loading import LoadedModel
-    from agent.serving.resident import Resident
+    from agent.serving.models.loading import LoadedModel
+    from agent.serving.models.resident import Resident
 
 GOOD = models.one_hot_classifier()
 NAMES = ("first", "second", "third")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.serving.learning import Learning
-from agent.serving.rewards import (
+from agent.serving.traffic.learning import Learning
+from agent.serving.traffic.rewards import (
     BUCKETS,
     REWARDED_WITHIN_S,
     WAYS,

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from agent.core.plan import BootFile, Plan, Route, SlotSpec
-from agent.serving.routing import fragile, resolve
+from agent.serving.traffic.routing import fragile, resolve
 from shared.ids import ModelName, ReleaseId, Sha256
 
 MODEL, OLD, NEW = ModelName("digits"), ReleaseId("old"), ReleaseId("new")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.plan import PairStats, SeriesStats, Stats
-from agent.serving import sums
+from agent.serving.recording import sums
 from shared.ids import BootId, ModelName, ReleaseId
 from shared.sketches import Sketch
 from shared.wire import PairedCounts

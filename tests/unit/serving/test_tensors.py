@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from agent.serving.protocols.tensors import InferBody, WantedOutput, datatype, read_body, write_outputs
 from agent.serving.requests import ClassifyRequest, InferRequest, NamedTensor
-from agent.serving.tensors import InferBody, WantedOutput, datatype, read_body, write_outputs
 from shared.errors import InvalidInputError
 
 DTYPES = ["bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32", "float64"]

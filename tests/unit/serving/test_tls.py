@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from agent.serving.tls import ServerCertificate
+from agent.serving.callers.tls import ServerCertificate
 from tests.support.certificates import Pair
 
 if TYPE_CHECKING:

@@ -14,16 +14,16 @@ import pytest
 from msgspec.structs import replace
 
 from agent.core.plan import Plan, Route
-from agent.serving.bandit import Bandit
 from agent.serving.engine import Engine
 from agent.serving.errors import ModelUnavailableError
 from agent.serving.exchange import Ask, Caller, CallProtocol
-from agent.serving.learning import Learning
-from agent.serving.loading import load_slot, open_litert
+from agent.serving.models.loading import load_slot, open_litert
+from agent.serving.models.residency import NO_LIMITS, Limits
+from agent.serving.protocols.traffic_api import traffic_of
 from agent.serving.requests import InferRequest, NamedTensor
-from agent.serving.residency import NO_LIMITS, Limits
-from agent.serving.rewards import RewardLedger
-from agent.serving.traffic_api import traffic_of
+from agent.serving.traffic.bandit import Bandit
+from agent.serving.traffic.learning import Learning
+from agent.serving.traffic.rewards import RewardLedger
 from shared.errors import NotFoundError
 from shared.ids import BootId, ReleaseId
 from shared.traffic import MAIN, Arm, StickyBy, TrafficMode, TrafficRule, line_of

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from agent.serving.exchange import Caller, CallProtocol
-from agent.serving.variants import Division, answering_arms, bounds_of, position, salt_of, sticky_value
+from agent.serving.traffic.variants import Division, answering_arms, bounds_of, position, salt_of, sticky_value
 from shared.ids import ModelName
 from shared.traffic import Arm, StickyBy, TrafficRule
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from typing_extensions import override
 
-from agent.serving.batching import Batcher
-from agent.serving.lane import Lane
-from agent.serving.loading import load_model, load_slot, open_litert
+from agent.serving.models.batching import Batcher
+from agent.serving.models.lane import Lane
+from agent.serving.models.loading import load_model, load_slot, open_litert
+from agent.serving.models.warming import warm
 from agent.serving.requests import ClassifyRequest
-from agent.serving.warming import warm
 from shared.manifest import TensorSpec
 from shared.pipeline import MODEL_ONLY, ColourMode, DecodeImage, PipelineSpec, ResizeImage, RunModel
 from tests.support import models

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from agent.serving.batching import Batcher
 from agent.serving.errors import QueueFullError
-from agent.serving.lane import Lane
+from agent.serving.models.batching import Batcher
+from agent.serving.models.lane import Lane
+from agent.serving.models.workers import QUEUE_BYTES, QUEUE_LENGTH, Workers
 from agent.serving.requests import InferRequest, NamedTensor, Outcome
-from agent.serving.workers import QUEUE_BYTES, QUEUE_LENGTH, Workers
 from shared.pipeline import MODEL_ONLY
 from tests.support.interpreters import DirectedInterpreter
 from tests.support.waiting import wait_until_async
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from agent.serving.batching import Answered
+    from agent.serving.models.batching import Answered
 
     Tensor = NDArray[Any]
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from agent.link.request_uploads import RequestUploads
-from agent.serving.segments import KEPT, UP
+from agent.serving.recording.segments import KEPT, UP
 from controller.telemetry.requests import KEPT_FOR, RequestRecords
 from shared.errors import InvalidInputError
 from shared.ids import DeviceId

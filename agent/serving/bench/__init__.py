@@ -1,0 +1,1 @@
+"""`litefleet-agent bench`: what a model costs on this device, raw and by every protocol."""

@@ -1,0 +1,1 @@
+"""What runs in a throw-away child: trials and measurements."""

@@ -1,0 +1,1 @@
+"""Loaded releases: how each is run on this device, and which stay in memory."""

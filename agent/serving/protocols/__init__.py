@@ -1,0 +1,1 @@
+"""How callers ask: every protocol over the one engine."""

@@ -1,0 +1,1 @@
+"""What is counted, sampled and written down of requests."""

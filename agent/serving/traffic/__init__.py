@@ -1,0 +1,1 @@
+"""Which of a model's releases answers a request, and how they compare."""
