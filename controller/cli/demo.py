@@ -27,6 +27,6 @@ def demo(
 
     try:
         code = asyncio.run(run_demo(devices=devices, keep=keep, ci=ci, broker=broker))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         code = 130
     raise typer.Exit(code)

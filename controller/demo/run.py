@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -37,7 +38,11 @@ _SHOWN_DIGITS = 12
 
 
 async def run_demo(*, devices: int, keep: bool, ci: bool, broker: BrokerKind = BrokerKind.AUTO) -> int:
-    """Run the demo and return the exit code: 0 when every claim held."""
+    """Run the demo and return the exit code: 0 when every claim held. SIGTERM cancels it."""
+    running = asyncio.current_task()
+    if running is not None:
+        # As Ctrl-C: whoever ends the demo means its processes, too.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
     screen = Screen(SystemClock())
     folder = Path(tempfile.mkdtemp(prefix="litefleet-demo-"))
     screen.title("litefleet demo")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +13,7 @@ import msgspec
 import pytest
 
 from controller.demo.claims import Claims, broken
+from tests.support.waiting import wait_until
 
 _REPOSITORY = Path(__file__).parents[2]
 _DEVICES = 4
@@ -34,3 +38,25 @@ def test_demo_without_mosquitto_holds_every_claim() -> None:
     claims = msgspec.json.decode(done.stdout.splitlines()[-1], type=Claims)
     assert broken(claims, devices=_DEVICES) == ""
     assert "for trying out only" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_demo_told_to_end_takes_its_processes_along(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-c", "from controller.cli import main; main()", "demo", "--devices", str(_DEVICES)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=_REPOSITORY, env=environment, stdout=subprocess.DEVNULL) as demo:
+        # The demo itself names no folder; the broker, the controller and the training do.
+        wait_until(lambda: len(_naming(tmp_path)) >= 2, within_s=60.0, what="its processes have started")
+        demo.send_signal(number)
+        assert demo.wait(timeout=60) == 130
+    wait_until(lambda: not _naming(tmp_path), within_s=10.0, what="they have ended")
+
+
+def _naming(folder: Path) -> list[str]:
+    """Return the processes that name a folder in their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(folder) in path.read_text(errors="replace"):
+                found.append(path.parent.name)
+    return found
