@@ -161,13 +161,13 @@ $(WEB)-tools/.ready: deploy/web/package-lock.json
 scripts: $(WEB)-tools/.ready
 	@cp deploy/web/eslint.config.mjs $(WEB)-tools
 	@$(WEB)-tools/node_modules/.bin/eslint --config $(WEB)-tools/eslint.config.mjs $(PAGE_SOURCES)
-	@$(WEB)-tools/node_modules/.bin/prettier --config deploy/web/prettier.json --check --log-level warn $(PAGE_SOURCES)
+	@$(WEB)-tools/node_modules/.bin/prettier --config deploy/web/prettier.json --check --log-level warn $(PAGE_SOURCES) shared/web
 
 format: .venv  ## Format, and repair what ruff can repair
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 	@$(MAKE) $(WEB)-tools/.ready
-	@$(WEB)-tools/node_modules/.bin/prettier --config deploy/web/prettier.json --write --log-level warn $(PAGE_SOURCES)
+	@$(WEB)-tools/node_modules/.bin/prettier --config deploy/web/prettier.json --write --log-level warn $(PAGE_SOURCES) shared/web
 
 # Existing pins stay unless the dependencies ask otherwise; `make locks UPGRADE=--upgrade` moves them. What a device, a
 # controller or a converter installs is pinned to what the tests ran with.

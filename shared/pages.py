@@ -21,6 +21,8 @@ KINDS: Final = {
 _NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
 """One part of a path, without a way up: what a caller names is never more than that."""
 _BUILT: Final = "built"
+_COMMON: Final = Path(__file__).parent / "web"
+"""What the pages of all servers are made with."""
 
 
 def page_headers(*, wasm: bool = False) -> dict[str, str]:
@@ -51,7 +53,7 @@ def page_headers(*, wasm: bool = False) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageFiles:
-    """The files of one server's pages: its own, and in `built` what `make web` lays out from packages."""
+    """The files of one server's pages: its own, those of all, and in `built` what `make web` lays out from packages."""
 
     folder: Path
 
@@ -59,7 +61,7 @@ class PageFiles:
         """Return the file that a caller names, or None where there is none for callers."""
         if _NAME.fullmatch(name) is None or Path(name).suffix not in KINDS:
             return None
-        places = (self.folder / name, self.folder / _BUILT / name)
+        places = (self.folder / name, _COMMON / name, self.folder / _BUILT / name)
         return next((path for path in places if path.is_file()), None)
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared import pages
 from shared.pages import PageFiles, kind_of, page_headers
 
 HERE = Path(__file__).parent
@@ -29,6 +30,12 @@ def test_file_is_found_among_our_own_before_those_that_were_built(files: PageFil
     assert found.read_text() == "page.css"
 
 
+def test_file_of_all_pages_is_found_where_a_server_has_none_of_its_own(tmp_path: Path) -> None:
+    found = PageFiles(folder=tmp_path).find("page.css")
+    assert found is not None
+    assert kind_of(found).startswith("text/css")
+
+
 @pytest.mark.parametrize(("name", "kind"), [("runtime.js", "text/javascript"), ("runtime.wasm", "application/wasm")])
 def test_built_file_is_found_and_its_kind_is_one_that_browsers_run(files: PageFiles, name: str, kind: str) -> None:
     found = files.find(name)
@@ -47,7 +54,7 @@ def test_anything_else_that_a_caller_names_is_not_there(files: PageFiles, name: 
 @given(st.text())
 def test_no_name_leads_out_of_the_folder(name: str) -> None:
     found = PageFiles(folder=HERE).find(name)
-    assert found is None or found.parent == HERE
+    assert found is None or found.parent in {HERE, Path(pages.__file__).parent / "web"}
 
 
 def test_page_runs_scripts_from_its_own_server_alone() -> None:
