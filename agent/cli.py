@@ -133,7 +133,7 @@ def _add_application_parser(commands: argparse._SubParsersAction[argparse.Argume
     add = verbs.add_parser("add", help="let an application in, and print its new key once")
     add.add_argument("name", metavar="NAME", help="the application: a-z, 0-9 and -")
     add.add_argument("--models", required=True, metavar="A,B", help="models that it may ask, by commas; * for all")
-    add.add_argument("--per-minute", type=int, metavar="N", help="requests that it may make in a minute (no limit)")
+    add.add_argument("--per-minute", type=int, metavar="N", help="requests a minute, a batch as its items (no limit)")
     add.add_argument(
         "--key-from", metavar="FILE", help="take this file's first line as the key (- for stdin) and print none"
     )

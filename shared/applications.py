@@ -20,7 +20,7 @@ class ApplicationGrant(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()
     """Models that it may ask, or `*`; none at all when empty."""
     requests_per_minute: int | None = None
-    """None: no quota."""
+    """A request with several items counts as so many. None: no quota."""
 
 
 def may_ask(grant: ApplicationGrant, model: ModelName) -> bool:

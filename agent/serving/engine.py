@@ -141,11 +141,16 @@ class Engine:
         Raises:
             NotFoundError: no such model or version.
             ModelUnavailableError: the model has no release that can answer.
+            InvalidInputError: the request has more items than the application's quota ever allows.
             PipelineError: the request does not fit the model; ModelFailedError: the model broke.
-            RetryableError: the queue is full, or the model took too long.
+            RetryableError: the quota is spent, the queue is full, or the model took too long.
         """
         route = self.route(ask.model)
         line, instance = route.choose(ask.version, ask.caller, self._learning.draw)
+        application = ask.caller.application
+        if application and (items := ask.request.rows) > 1:
+            # Whichever protocol they came by, this is where they are first known to be several.
+            self.applications.charge(application, items)
         stable = line.shadow if instance is line.candidate and instance is line.primary else None
         if stable is None:
             return await self._answer(ask, route, line, instance, stable=None)

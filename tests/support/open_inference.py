@@ -40,7 +40,13 @@ class Opened:
     grpc: str
 
     async def get(
-        self, path: str, headers: dict[str, str] | None = None, *, method: str = "GET", unix: bool = False
+        self,
+        path: str,
+        headers: dict[str, str] | None = None,
+        *,
+        method: str = "GET",
+        data: bytes | None = None,
+        unix: bool = False,
     ) -> tuple[int, Any, dict[str, str]]:
         """Ask over TLS, or by the unix socket; returns status, JSON or text, and headers."""
         connector = (
@@ -49,7 +55,7 @@ class Opened:
         url = "http://localhost" if unix else self.url
         async with (
             aiohttp.ClientSession(connector=connector) as session,
-            session.request(method, f"{url}{path}", headers=headers) as reply,
+            session.request(method, f"{url}{path}", headers=headers, data=data) as reply,
         ):
             is_json = "json" in reply.content_type
             body = await reply.json(content_type=None) if is_json else await reply.text()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent.serving.errors import KeyRefusedError, NotAllowedError, QuotaSpentError
 from shared.applications import may_ask
+from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from shared.ids import ModelName
 
 _WINDOW_S: Final = 60.0
-"""A quota is so many requests a minute. All of them may come at once; then they are given back one by one."""
+"""A quota is so many items a minute. All of them may come at once; then they are given back one by one."""
+
+_INEXACT_S: Final = 1e-9
+"""Sums of seconds since boot are exact to some 1e-10."""
 
 _GONE_KEPT: Final = 64
 """Tallies remembered of applications that left, until somebody has read them."""
@@ -128,13 +132,38 @@ class Applications:
             tally.scope_refusals += 1
             raise NotAllowedError(f"application {grant.application!r} may not ask model {model!r}")
         if grant.requests_per_minute is not None:
+            # Of several items the others are charged when the body has told how many they are.
             self._spend(grant.application, tally, grant.requests_per_minute)
         tally.requests += 1
         if model is not None and model in served:
             tally.requests_by_model[model] = tally.requests_by_model.get(model, 0) + 1
 
-    def _spend(self, application: str, tally: ApplicationTally, per_minute: int) -> None:
-        """Take one request off the quota.
+    def charge(self, application: str, items: int) -> None:
+        """Take the items of a request that was let in off the quota, but for the one that `admit` took.
+
+        Raises:
+            InvalidInputError: they are more than the quota ever holds.
+            QuotaSpentError: they do not fit now. The one at the door stays spent: the body has been read for it.
+        """
+        grant, tally = self._by_name.get(application), self._tallies.get(application)
+        if grant is None or tally is None or grant.requests_per_minute is None:
+            return
+        per_minute, processes = grant.requests_per_minute, self._processes
+        most = max(1, per_minute // processes)
+        if items > most:
+            tally.over_quota += 1
+            share = f" (this process's share of {per_minute})" if processes > 1 else ""
+            raise InvalidInputError(
+                field="batch",
+                problem=f"{items} items are more than the {most} a minute{share} of application {application!r}",
+                remedy=f"send at most {most} in one request",
+            )
+        self._spend(application, tally, per_minute, items - 1, again=items)
+
+    def _spend(
+        self, application: str, tally: ApplicationTally, per_minute: int, items: int = 1, again: int = 1
+    ) -> None:
+        """Take items off the quota; `again` is how many another try will take in all.
 
         A token bucket, kept as the moment at which it will be full again (the generic cell rate algorithm, ITU-T
         I.371): no timer fills it.
@@ -144,10 +173,10 @@ class Applications:
             raise QuotaSpentError(application, retry_after_s=_WINDOW_S)
         now_s = self._clock_s()
         each_s = _WINDOW_S * self._processes / per_minute
-        spent_until_s = max(tally.spent_until_s, now_s) + each_s
-        # A share of less than one request a minute still lets one in when nothing was asked for long enough.
+        spent_until_s = max(tally.spent_until_s, now_s) + items * each_s
+        # A share of less than one item a minute still lets one in when nothing was asked for long enough.
         over_s = spent_until_s - now_s - max(_WINDOW_S, each_s)
-        if over_s > 1e-9:  # noqa: PLR2004 - sums of seconds since boot are exact to some 1e-10
+        if over_s > _INEXACT_S:
             tally.over_quota += 1
-            raise QuotaSpentError(application, retry_after_s=over_s)
+            raise QuotaSpentError(application, retry_after_s=over_s + (again - items) * each_s)
         tally.spent_until_s = spent_until_s

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import ssl
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -13,19 +15,21 @@ import msgspec
 import pytest
 from cryptography import x509
 
-from agent.core.plan import Route
+from agent.core.plan import AskInference, InferenceAnswered, Route
 from agent.serving.protocols import open_inference_pb2 as wire
+from agent.serving.protocols.mqtt_requests import MqttRequests
 from agent.serving.protocols.oip_grpc import SERVICE
 from shared.ids import ModelName
 from tests.support.grants import KEY, bearer, granted
+from tests.support.inference_api import image_slot, picture
 from tests.support.open_inference import opened
 from tests.support.serving import MODEL, infer_body, one_hot, plan_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from agent.core.plan import Plan, SlotSpec
+    from agent.core.plan import Applied, GetStats, Plan, SetPlan, SlotSpec, Stats
     from shared.applications import ApplicationGrant
     from tests.support.inference_api import Served
     from tests.support.open_inference import Opened
@@ -48,7 +52,9 @@ async def wide(tmp_path: Path) -> AsyncIterator[Opened]:
         yield api
 
 
-async def call(api: Opened, method: str, kind: str, metadata: tuple[tuple[str, str], ...] = ()) -> Message:
+async def call(
+    api: Opened, method: str, kind: str, metadata: tuple[tuple[str, str], ...] = (), **more: object
+) -> Message:
     credentials = grpc.ssl_channel_credentials(api.pair.certificate.read_bytes())
     async with grpc.aio.secure_channel(api.grpc, credentials) as channel:
         ask: grpc.aio.UnaryUnaryMultiCallable[Message, Message] = channel.unary_unary(
@@ -56,7 +62,7 @@ async def call(api: Opened, method: str, kind: str, metadata: tuple[tuple[str, s
             request_serializer=lambda asked: asked.SerializeToString(),
             response_deserializer=getattr(wire, f"{method}Response").FromString,
         )
-        asked = getattr(wire, f"{method}Request")(**({kind: MODEL} if kind else {}))
+        asked = getattr(wire, f"{method}Request")(**({kind: MODEL} if kind else {}), **more)
         return await ask(asked, metadata=metadata, timeout=10)
 
 
@@ -141,6 +147,63 @@ async def test_quota_spent_says_when_to_come_again(wide: Opened, stable: SlotSpe
         await call(wide, "ModelMetadata", "name", (("authorization", f"Bearer {KEY}"),))
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert dict(refused.value.trailing_metadata())["retry-after"]
+
+
+def rows(count: int) -> list[list[float]]:
+    return [one_hot(each % 10) for each in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (INFER, lambda count: infer_body(*rows(count))),
+        (f"/v1/models/{MODEL}:predict", lambda count: json.dumps({"instances": rows(count)}).encode()),
+        ("/model/predict", lambda count: json.dumps({"input": rows(count)}).encode()),
+    ],
+)
+async def test_quota_counts_the_items_of_a_batch_by_every_protocol(
+    wide: Opened, stable: SlotSpec, path: str, body: Callable[[int], bytes]
+) -> None:
+    await wide.engine.apply(plan(stable, granted("shop", MODEL, per_minute=10)))
+    assert (await wide.get(path, bearer(), method="POST", data=body(11)))[0] == 400
+    assert (await wide.get(path, bearer(), method="POST", data=body(8)))[0] == 200
+    status, told, headers = await wide.get(path, bearer(), method="POST", data=body(2))
+    assert (status, told["reason"]) == (429, "quota_spent")
+    assert 1 <= int(headers["Retry-After"]) <= 12
+    assert wide.engine.applications.tallies["shop"].over_quota == 2
+
+
+async def test_quota_counts_the_images_of_a_classify(wide: Opened, tmp_path: Path) -> None:
+    await wide.engine.apply(plan(image_slot(tmp_path), granted("shop", MODEL, per_minute=5)))
+    image = base64.b64encode(picture(1)).decode()
+    path, body = f"/v2/models/{MODEL}/classify", json.dumps({"items": [image] * 3}).encode()
+    headers = {**bearer(), "Content-Type": "application/json"}
+    assert (await wide.get(path, headers, method="POST", data=body))[0] == 200
+    status, told, _ = await wide.get(path, headers, method="POST", data=body)
+    assert (status, told["reason"]) == (429, "quota_spent")
+
+
+async def test_quota_counts_the_rows_of_a_call_over_grpc(wide: Opened, stable: SlotSpec) -> None:
+    await wide.engine.apply(plan(stable, granted("shop", MODEL, per_minute=5)))
+    contents = {"fp32_contents": [each for row in rows(4) for each in row]}
+    asked = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [4, 10], "contents": contents}]}
+    key = (("authorization", f"Bearer {KEY}"),)
+    assert (await call(wide, "ModelInfer", "model_name", key, **asked)).outputs[0].shape == [4, 10]
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call(wide, "ModelInfer", "model_name", key, **asked)
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_quota_counts_the_rows_of_a_request_by_the_broker(wide: Opened, stable: SlotSpec) -> None:
+    await wide.engine.apply(plan(stable, granted("shop", MODEL, per_minute=5)))
+    asked = AskInference(application="shop", model=ModelName(MODEL), body=infer_body(*rows(4)), timeout_s=10)
+    requests = MqttRequests(wide.engine, otherwise=_nothing_else)
+    said = [await requests.answer(asked) for _ in range(2)]
+    assert [each.status for each in said if isinstance(each, InferenceAnswered)] == [200, 429]
+
+
+async def _nothing_else(message: SetPlan | GetStats) -> Applied | Stats:
+    raise AssertionError(message)
 
 
 async def test_grant_taken_away_closes_at_once(wide: Opened, stable: SlotSpec) -> None:

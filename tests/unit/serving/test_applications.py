@@ -7,6 +7,7 @@ import pytest
 
 from agent.serving.callers.applications import Applications
 from agent.serving.errors import KeyRefusedError, NotAllowedError, QuotaSpentError
+from shared.errors import InvalidInputError
 from shared.ids import ModelName
 from tests.support.grants import KEY, granted
 
@@ -111,6 +112,51 @@ def test_quota_spent_says_how_long_until_the_next() -> None:
         applications.admit(applications.of_key(KEY), DIGITS, served=SERVED)
     assert spent.value.retry_after_s == pytest.approx(10.0)
     clock.now_s += spent.value.retry_after_s
+    assert ask(applications) == 1
+
+
+def test_items_of_a_request_take_as_much_of_the_quota_as_so_many_requests() -> None:
+    clock = Clock()
+    applications = knowing(granted("shop", DIGITS, per_minute=60), clock=clock)
+    assert ask(applications) == 1
+    applications.charge("shop", 60)
+    assert ask(applications) == 0
+    clock.now_s += 60.0
+    assert ask(applications, 31) == 31
+    with pytest.raises(QuotaSpentError):
+        applications.charge("shop", 31)
+    applications.charge("shop", 30)
+    assert ask(applications) == 0
+
+
+def test_items_that_do_not_fit_say_when_the_whole_request_will() -> None:
+    clock = Clock()
+    applications = knowing(granted("shop", DIGITS, per_minute=60), clock=clock)
+    ask(applications, 51)
+    with pytest.raises(QuotaSpentError) as spent:
+        applications.charge("shop", 20)
+    assert spent.value.retry_after_s == pytest.approx(11.0)
+    clock.now_s += spent.value.retry_after_s
+    assert ask(applications) == 1
+    applications.charge("shop", 20)
+    tally = applications.tallies["shop"]
+    assert (tally.requests, tally.over_quota) == (52, 1)
+
+
+@pytest.mark.parametrize(("processes", "most"), [(1, 60), (2, 30), (100, 1)])
+def test_request_larger_than_a_whole_quota_is_refused_for_good(processes: int, most: int) -> None:
+    applications = knowing(granted("shop", DIGITS, per_minute=60))
+    applications.divide(processes)
+    assert ask(applications) == 1
+    with pytest.raises(InvalidInputError, match=f"{most + 1} items are more than the {most} a minute.*at most {most} "):
+        applications.charge("shop", most + 1)
+    assert applications.tallies["shop"].over_quota == 1
+
+
+def test_items_of_an_application_without_quota_or_gone_meanwhile_cost_nothing() -> None:
+    applications = knowing(granted("shop", DIGITS))
+    applications.charge("shop", 10**6)
+    applications.charge("left", 10**6)
     assert ask(applications) == 1
 
 
