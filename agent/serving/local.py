@@ -24,6 +24,7 @@ from agent.serving.planned.sockets import connect_unix, listen_unix
 from agent.serving.preparing import prepare_process
 from agent.serving.protocols import endpoints
 from agent.serving.protocols.api import create_app
+from agent.serving.protocols.http_server import HttpRunner
 from agent.serving.protocols.scrape import Scrape
 from shared import manifest
 from shared.clock import SystemClock, mint_id
@@ -149,7 +150,7 @@ async def _listen(
     started_ms = SystemClock().now().timestamp() * 1000
     shown = Scrape(engine=engine, traffic=traffic, started_ms=started_ms)
     routes = endpoints.routes(engine, unverified=UNVERIFIED, loading=loading, shown=shown)
-    runner = web.AppRunner(create_app(routes, traffic, access, unverified=UNVERIFIED), access_log=None)
+    runner = HttpRunner(create_app(routes, traffic, access, unverified=UNVERIFIED))
     await runner.setup()
     undo.push_async_callback(runner.cleanup)
     try:

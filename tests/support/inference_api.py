@@ -18,6 +18,7 @@ from agent.serving.engine import Engine
 from agent.serving.models.loading import load_slot, open_litert
 from agent.serving.protocols import endpoints
 from agent.serving.protocols.api import create_app
+from agent.serving.protocols.http_server import HttpRunner
 from shared.ids import BootId
 from shared.pipeline import ColourMode, DecodeImage, Normalise, PipelineSpec, ResizeImage, RunModel, TopLabels
 from tests.support import models
@@ -81,7 +82,7 @@ async def serving() -> AsyncIterator[Served]:
     load = partial(load_slot, cores=1, open_interpreter=open_litert)
     engine = Engine(boot_id=BootId("boot"), load=load)
     traffic = Traffic()
-    runner = web.AppRunner(create_app(endpoints.routes(engine), traffic, Access(engine)), access_log=None)
+    runner = HttpRunner(create_app(endpoints.routes(engine), traffic, Access(engine)))
     await runner.setup()
     await web.TCPSite(runner, LOOPBACK, 0).start()
     server, port = await endpoints.listen_grpc(engine, traffic, Access(engine), host=LOOPBACK, port=0)

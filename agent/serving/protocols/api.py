@@ -59,6 +59,8 @@ REPLY_HEADER: Final = "Litefleet-Reply-Id"
 TIMEOUT_HEADER: Final = "Litefleet-Timeout-Ms"
 """After how many milliseconds the caller has no more use for an answer."""
 
+NOT_ENCODED: Final = "the body is not encoded as its head says, or not as this server reads it: gzip or deflate"
+
 _BODY_DEADLINE_S = 30.0
 _BODIES: Final = web.AppKey("bodies", Bodies)
 _REALM: Final = 'Bearer realm="litefleet"'
@@ -114,7 +116,11 @@ async def _as_problem(request: web.Request, handler: Endpoint, access: Access) -
     except web.HTTPException as exc:
         if exc.status < HTTPStatus.BAD_REQUEST:
             raise
-        return problem(HTTPStatus(exc.status), "http", exc.text or exc.reason, headers=_allowed(exc))
+        answer = problem(HTTPStatus(exc.status), "http", exc.text or exc.reason, headers=_allowed(exc))
+        if request.content.exception() is not None:
+            # Nobody knows where such a body ends: a caller that sent another request after it would lose that.
+            answer.force_close()
+        return answer
     except LitefleetError as exc:
         return problem(status_of(exc), reason_of(exc), str(exc), headers=_how_to_go_on(exc))
 
@@ -227,6 +233,6 @@ async def read_body(request: web.Request) -> bytes:
             async with asyncio.timeout(_BODY_DEADLINE_S):
                 return await request.read()
     except web.RequestPayloadError as exc:
-        raise web.HTTPBadRequest(text="the body is not encoded as its head says") from exc
+        raise web.HTTPBadRequest(text=NOT_ENCODED) from exc
     except TimeoutError as exc:
         raise web.HTTPRequestTimeout(text=f"the body did not arrive within {_BODY_DEADLINE_S:g} s") from exc

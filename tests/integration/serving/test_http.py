@@ -180,10 +180,28 @@ def _has_more_than(answers: list[tuple[int, str, int]], count: int) -> bool:
     return len(answers) > count
 
 
-@pytest.mark.parametrize(("encoding", "data"), [("gzip", b"zzzz"), ("deflate", b"zzzz"), ("br", b"zzzz")])
-async def test_attack_body_that_is_not_encoded_as_it_says_is_the_callers_error(
-    served: Served, stable: SlotSpec, encoding: str, data: bytes
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
+async def test_attack_body_that_is_not_encoded_as_it_says_is_the_callers_error_and_fills_no_log(
+    served: Served, stable: SlotSpec, encoding: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     await served.engine.apply(plan_of(stable))
-    headers = {"Content-Encoding": encoding}
-    assert (await served.post_raw(f"/v2/models/{MODEL}/infer", data, headers))[0] == 400
+    caplog.set_level("INFO")
+    for _ in range(2):
+        status, body, headers = await served.post(f"/v2/models/{MODEL}/infer", b"zzzz", {"Content-Encoding": encoding})
+        assert (status, body["reason"]) == (400, "http")
+        assert "gzip or deflate" in body["detail"]
+        assert headers["Content-Type"].startswith("application/problem+json")
+    assert [each.getMessage() for each in caplog.records if each.name.startswith("aiohttp")] == []
+
+
+async def test_attack_what_is_no_http_is_answered_with_a_problem_and_fills_no_log(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, writer = await asyncio.open_connection(*served.url.removeprefix("http://").split(":"))
+    writer.write(b"GET / HTTP/1.1\r\nno colon\r\n\r\n")
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.0 400")
+    assert b"application/problem+json" in answer
+    assert [each for each in caplog.records if each.name.startswith("aiohttp")] == []
