@@ -146,6 +146,7 @@ async def _serve(files: LocalFiles, *, name: ModelName, doors: LocalDoors) -> No
 async def _listen(
     undo: contextlib.AsyncExitStack, engine: Engine, name: ModelName, loading: LocalLoading, doors: LocalDoors
 ) -> None:
+    """Open every door, and only then say that any of them is open."""
     traffic, access = Traffic(), Access(engine, origins=doors.cors_origins)
     started_ms = SystemClock().now().timestamp() * 1000
     shown = Scrape(engine=engine, traffic=traffic, started_ms=started_ms)
@@ -153,16 +154,11 @@ async def _listen(
     runner = HttpRunner(create_app(routes, traffic, access, unverified=UNVERIFIED))
     await runner.setup()
     undo.push_async_callback(runner.cleanup)
-    try:
-        await web.TCPSite(runner, doors.host, doors.http_port).start()
-    except OSError as exc:
-        problem = f"{doors.http_port} on {doors.host} cannot be used: {os.strerror(exc.errno or 0)}"
-        raise InvalidInputError(field="http_port", problem=problem, remedy="choose another") from exc
-    _say(f"UNVERIFIED {UNVERIFIED}")
-    _say(f"serving {name} on http://{doors.host}:{runner.addresses[0][1]}/v2/models/{name}")
+    await _listen_tcp(runner, doors)
+    opened = [f"on http://{doors.host}:{runner.addresses[0][1]}/v2/models/{name}"]
     if doors.unix_socket is not None:
-        await _listen_unix(runner, doors.unix_socket)
-        _say(f"serving {name} on unix:{doors.unix_socket}")
+        undo.callback(_remove, doors.unix_socket, await _listen_unix(runner, doors.unix_socket))
+        opened.append(f"on unix:{doors.unix_socket}")
     if doors.grpc_port is not None:
         server, bound = await endpoints.listen_grpc(
             engine,
@@ -174,19 +170,40 @@ async def _listen(
             loading=loading,
         )
         undo.push_async_callback(server.stop)
-        _say(f"serving {name} over gRPC on {doors.host}:{bound}")
+        opened.append(f"over gRPC on {doors.host}:{bound}")
+    _say(f"UNVERIFIED {UNVERIFIED}")
+    for door in opened:
+        _say(f"serving {name} {door}")
 
 
-async def _listen_unix(runner: web.AppRunner, path: Path) -> None:
+async def _listen_tcp(runner: HttpRunner, doors: LocalDoors) -> None:
+    try:
+        await web.TCPSite(runner, doors.host, doors.http_port).start()
+    except OSError as exc:
+        problem = f"{doors.http_port} on {doors.host} cannot be used: {os.strerror(exc.errno or 0)}"
+        raise InvalidInputError(field="http_port", problem=problem, remedy="choose another") from exc
+
+
+async def _listen_unix(runner: HttpRunner, path: Path) -> int:
+    """Listen at a path, and return the number of the file that is the socket."""
     if _is_taken(path):
         problem = f"another server answers at {path}"
         raise InvalidInputError(field="unix_socket", problem=problem, remedy="stop it, or name another place")
     try:
         listener = listen_unix(path, mode=GROUP_MAY_CALL)
+        inode = path.stat().st_ino
     except OSError as exc:
         problem = f"{path} cannot be used: {exc.strerror}"
         raise InvalidInputError(field="unix_socket", problem=problem, remedy="name another place") from exc
     await web.SockSite(runner, listener).start()
+    return inode
+
+
+def _remove(path: Path, inode: int) -> None:
+    """Remove the socket, unless another server has put its own there meanwhile."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_ino == inode:
+            path.unlink()
 
 
 def _is_taken(path: Path) -> bool:

@@ -76,6 +76,39 @@ def test_local_file_is_served_by_a_unix_socket_too_and_to_listed_pages(tmp_path:
         assert stat.S_IMODE(unix_socket.stat().st_mode) == 0o660
 
 
+def test_local_server_that_is_told_to_end_takes_its_unix_socket_away(tmp_path: Path) -> None:
+    path, unix_socket = tmp_path / "mine.tflite", tmp_path / "infer.sock"
+    path.write_bytes(models.one_hot_classifier())
+    with served(path, "--unix-socket", str(unix_socket)) as (_, process):
+        wait_until(unix_socket.exists, what="the unix socket is there")
+        process.terminate()
+        assert process.wait(20) == 0
+    assert not unix_socket.exists()
+
+
+def test_local_unix_socket_that_another_server_put_there_meanwhile_is_left_to_it(tmp_path: Path) -> None:
+    path, unix_socket = tmp_path / "mine.tflite", tmp_path / "infer.sock"
+    path.write_bytes(models.one_hot_classifier())
+    with served(path, "--unix-socket", str(unix_socket)) as (_, process):
+        wait_until(unix_socket.exists, what="the unix socket is there")
+        with contextlib.closing(listen_unix(unix_socket, mode=0o600)):
+            process.terminate()
+            assert process.wait(20) == 0
+            assert unix_socket.is_socket()
+
+
+def test_local_server_says_of_no_door_that_it_serves_before_all_are_open(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, place = tmp_path / "mine.tflite", tmp_path / "infer.sock"
+    path.write_bytes(models.one_hot_classifier())
+    with socket.create_server((LOOPBACK, 0)) as taken, pytest.raises(InvalidInputError, match="grpc_port"):
+        port = taken.getsockname()[1]
+        serve_file(path, name="local", doors=LocalDoors(http_port=0, unix_socket=place, grpc_port=port))
+    assert "serving" not in capfd.readouterr().err
+    assert not place.exists()
+
+
 def test_local_unix_socket_never_takes_the_place_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.tflite"
     path.write_bytes(models.one_hot_classifier())
