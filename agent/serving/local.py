@@ -33,6 +33,7 @@ from shared.ids import BootId, ModelName, ReleaseId, model_name
 from shared.pipeline import MODEL_ONLY
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Mapping
     from pathlib import Path
 
@@ -186,17 +187,20 @@ async def _listen_tcp(runner: HttpRunner, doors: LocalDoors) -> None:
 
 async def _listen_unix(runner: HttpRunner, path: Path) -> int:
     """Listen at a path, and return the number of the file that is the socket."""
+    listener, inode = _bound(path)
+    await web.SockSite(runner, listener).start()
+    return inode
+
+
+def _bound(path: Path) -> tuple[socket.socket, int]:
     if _is_taken(path):
         problem = f"another server answers at {path}"
         raise InvalidInputError(field="unix_socket", problem=problem, remedy="stop it, or name another place")
     try:
-        listener = listen_unix(path, mode=GROUP_MAY_CALL)
-        inode = path.stat().st_ino
+        return listen_unix(path, mode=GROUP_MAY_CALL), path.stat().st_ino
     except OSError as exc:
         problem = f"{path} cannot be used: {exc.strerror}"
         raise InvalidInputError(field="unix_socket", problem=problem, remedy="name another place") from exc
-    await web.SockSite(runner, listener).start()
-    return inode
 
 
 def _remove(path: Path, inode: int) -> None:

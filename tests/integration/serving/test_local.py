@@ -102,9 +102,10 @@ def test_local_server_says_of_no_door_that_it_serves_before_all_are_open(
 ) -> None:
     path, place = tmp_path / "mine.tflite", tmp_path / "infer.sock"
     path.write_bytes(models.one_hot_classifier())
-    with socket.create_server((LOOPBACK, 0)) as taken, pytest.raises(InvalidInputError, match="grpc_port"):
-        port = taken.getsockname()[1]
-        serve_file(path, name="local", doors=LocalDoors(http_port=0, unix_socket=place, grpc_port=port))
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        doors = LocalDoors(http_port=0, unix_socket=place, grpc_port=taken.getsockname()[1])
+        with pytest.raises(InvalidInputError, match="grpc_port"):
+            serve_file(path, name="local", doors=doors)
     assert "serving" not in capfd.readouterr().err
     assert not place.exists()
 
