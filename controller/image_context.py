@@ -6,8 +6,10 @@ from the same locks. The last stage verifies the release when the image is built
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +19,7 @@ from controller import image_texts
 from shared.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from controller.views import ExportView
     from shared.wire import DesiredComponent
@@ -41,6 +43,28 @@ def check_target(folder: Path) -> None:
         raise InvalidInputError(
             field="--image-context", problem=f"{folder} is not empty", remedy="name a folder that is not there yet"
         )
+
+
+@contextlib.contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """Yield another folder to write into: all of it is in `folder` when the block ends well, and else nothing is.
+
+    Raises OSError.
+    """
+    # A folder that is there may be a mount, which nothing can be renamed to: it is filled from within.
+    is_there = folder.exists()
+    beside = folder if is_there else folder.absolute().parent
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".unfinished-") as staging:
+        # Not the staging folder itself, which nobody else may read.
+        made = Path(staging) / "made"
+        made.mkdir()
+        yield made
+        if is_there:
+            for each in sorted(made.iterdir()):
+                each.rename(folder / each.name)
+        else:
+            made.rename(folder)
 
 
 def check_source(source: Path) -> None:
@@ -119,8 +143,7 @@ def _copy(source: Path, target: Path) -> None:
         except shutil.Error as exc:
             # It goes on after a failure and tells all of them, without a word on the whole; the first is the reason.
             file, _, why = exc.args[0][0]
-            remedy = "remove what has been written, and try again"
-            raise InvalidInputError(field=str(file), problem=f"cannot be copied: {why}", remedy=remedy) from exc
+            raise InvalidInputError(field=str(file), problem=f"cannot be copied: {why}") from exc
     else:
         shutil.copy2(source, target)
 

@@ -39,20 +39,25 @@ def export(
 
     async def work(api: Client) -> ExportView:
         found = await api.export(await release_id(api, release), profile)
-        image_context.write_source(checkout, image_folder)
-        image_context.write_trust(image_folder, found)
-        image_context.write_recipe(checkout, image_folder, found)
-        await _fetch(api, image_folder / image_context.EXPORTED / "release", found)
+        with image_context.written_whole(image_folder) as folder:
+            image_context.write_source(checkout, folder)
+            image_context.write_trust(folder, found)
+            image_context.write_recipe(checkout, folder, found)
+            await _fetch(api, folder / image_context.EXPORTED / "release", found)
         return found
 
     try:
         image_context.check_target(image_folder)
         image_context.check_source(checkout)
-        made = session(context).run(work)
     except OSError as exc:
         fail(f"{exc.filename or image_folder}: {exc.strerror}", code=EXIT_USAGE)
     except InvalidInputError as exc:
         fail(str(exc), code=EXIT_USAGE)
+    try:
+        made = session(context).run(work)
+    except OSError as exc:
+        # Nothing is wrong with what was typed: the disk is full, say.
+        fail(f"{exc.filename or image_folder}: {exc.strerror}")
     wanted = made.wanted
     if output is Format.JSON:
         show_json({"release_id": wanted.release_id, "profile": wanted.profile_id, "root_sha256": made.root_sha256})

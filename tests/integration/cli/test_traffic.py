@@ -215,6 +215,24 @@ def test_release_exported_verifies_on_its_own_until_a_byte_is_flipped(
     assert (nothing.code, "name a checkout of litefleet" in nothing.err) == (2, True)
     wrong = operator.types("release", "export", releases[0].name, "--image-context", str(other), "--profile", "pi")
     assert (wrong.code, "has no artifact for pi" in wrong.err) == (1, True)
+    assert not other.exists()
+
+
+def test_release_whose_export_fails_midway_leaves_no_folder_and_ends_with_1(
+    operator: Operator, releases: tuple[ReleaseView, ReleaseView]
+) -> None:
+    source, folder = operator.folder / "checkout", operator.folder / "half"
+    source.mkdir()
+    (source / "locks").write_text("there")
+    # Its locks are copied; then there is a folder where the recipe is to be written.
+    (source / "Dockerfile").mkdir()
+    (source / "Dockerfile.agent").write_text("FROM python:3\nCOPY locks Dockerfile to/\n")
+    failed = operator.types(
+        "release", "export", releases[0].name, "--image-context", str(folder), "--source", str(source)
+    )
+    assert (failed.code, "Is a directory" in failed.err) == (1, True), failed.err
+    assert not folder.exists()
+    assert not list(operator.folder.glob(".unfinished-*"))
 
 
 def test_conversions_are_named_by_their_version(operator: Operator, releases: tuple[ReleaseView, ReleaseView]) -> None:

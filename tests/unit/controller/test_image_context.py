@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,7 @@ from controller.image_context import (
     copied,
     default_source,
     write_source,
+    written_whole,
 )
 from shared.errors import InvalidInputError
 
@@ -76,3 +78,35 @@ def test_file_that_cannot_be_copied_is_told_with_the_reason(tmp_path: Path) -> N
 def test_source_without_a_recipe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="name a checkout of litefleet"):
         check_source(tmp_path)
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_folder_is_written_whole(tmp_path: Path, is_there: bool) -> None:
+    target = tmp_path / "below" / "target"
+    if is_there:
+        target.mkdir(parents=True)
+    with written_whole(target) as folder:
+        (folder / "exported").mkdir()
+        (folder / "exported" / "model").write_bytes(b"model")
+        (folder / "Dockerfile").touch()
+        assert not (target / "Dockerfile").exists()
+    assert (target / "exported" / "model").read_bytes() == b"model"
+    assert sorted(each.name for each in target.iterdir()) == ["Dockerfile", "exported"]
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_folder_of_which_writing_fails_is_left_as_it_was(tmp_path: Path, is_there: bool) -> None:
+    target = tmp_path / "target"
+    if is_there:
+        target.mkdir()
+    with pytest.raises(OSError, match="No space"):
+        _fill(target)
+    assert target.exists() is is_there
+    assert [each for each in tmp_path.rglob("*") if each != target] == []
+
+
+def _fill(target: Path) -> None:
+    with written_whole(target) as folder:
+        (folder / "Dockerfile").touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
