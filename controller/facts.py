@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         Sha256,
         SiteId,
     )
-    from shared.request_log import LogWish
+    from shared.request_log import LogConsent, LogWish
     from shared.traffic import TrafficRule
     from shared.wire import DesiredComponent, DesiredModel, Heartbeat, ProbationPolicy, Report, TargetRef, Telemetry
 
@@ -46,6 +46,8 @@ class ReleaseFacts:
     model: ModelName
     version_number: int
     release_counter: int
+    log_consent: LogConsent | None = None
+    """What of its requests may be written down; None: nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,3 +90,5 @@ class ChangeView(msgspec.Struct, frozen=True):
     unchanged: int
     refused: int
     refusals: list[RefusalView] = []
+    without_consent: int = 0
+    """On how many a request log will stay empty."""

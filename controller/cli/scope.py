@@ -72,6 +72,10 @@ def tell(done: ChangeView) -> None:
         ERR.print(f"  {refusal.device_id}: {refusal.reason}", soft_wrap=True, markup=False)
     if done.refused > _SHOWN:
         ERR.print(f"  and {done.refused - _SHOWN} more", soft_wrap=True)
+    if done.without_consent:
+        where = counted(done.without_consent, "device")
+        ERR.print(f"warning: {where} will write nothing down: no release there consents to it", soft_wrap=True)
+        ERR.print("         roll out one made with `litefleet release create --log-consent`", soft_wrap=True)
 
 
 def pairs_of(words: Sequence[str], *, option: str, form: str) -> Mapping[str, str]:

@@ -128,6 +128,7 @@ class Releases:
             model=release.model,
             version_number=release.version_number,
             release_counter=release.release_counter,
+            log_consent=release.options.log_consent,
         )
 
     async def fit(self, uow: UnitOfWork, release_id: ReleaseId, hardware: DeviceHardware) -> ArtifactChoice | Misfit:

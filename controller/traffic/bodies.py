@@ -141,6 +141,8 @@ class OutcomeView(BaseModel):
     refused: int
     refusals: list[RefusalView]
     """The first hundred."""
+    without_consent: int
+    """On how many a request log will stay empty, since no release that they should run consents to one."""
 
     @classmethod
     def of(cls, outcome: Outcome, *, dry_run: bool) -> Self:
@@ -153,6 +155,7 @@ class OutcomeView(BaseModel):
             unchanged=outcome.unchanged,
             refused=outcome.refused,
             refusals=[RefusalView(device_id=device, reason=why) for device, why in outcome.refusals.items()],
+            without_consent=outcome.without_consent,
         )
 
 

@@ -10,14 +10,14 @@ from controller.traffic.core.change import changed, check
 from shared.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from controller.db.unit_of_work import UnitOfWork
     from controller.facts import ArtifactChoice, DeviceFacts, ModelTraffic
     from controller.traffic.core.change import LogOrder, TrafficOrder
     from controller.traffic.ports import Desires, Releases
     from shared.hardware import DeviceHardware
-    from shared.ids import DeviceId, ModelName, RolloutId
+    from shared.ids import DeviceId, ModelName, ReleaseId, RolloutId
 
 Edited = dict["DeviceId", "ModelTraffic | InvalidInputError"]
 """What is set of the model after the edit, or why it cannot be done on that device."""
@@ -32,6 +32,11 @@ class Edit(Protocol):
     @property
     def model(self) -> ModelName:
         """Whose traffic is edited."""
+        ...
+
+    @property
+    def without_consent(self) -> int:
+        """On how many of the devices seen so far it will come to nothing, since no release consents to it."""
         ...
 
     def told(self) -> dict[str, str | int | float | bool | None]:
@@ -53,6 +58,7 @@ class TrafficEdit:
     """Variants and the rule."""
 
     action = "traffic.set"
+    without_consent = 0
 
     def __init__(self, order: TrafficOrder, *, change_id: RolloutId, releases: Releases, desires: Desires) -> None:
         self._order, self._change_id = order, change_id
@@ -142,8 +148,12 @@ class LogEdit:
 
     action = "request_log.set"
 
-    def __init__(self, order: LogOrder, *, desires: Desires) -> None:
-        self._order, self._desires = order, desires
+    def __init__(self, order: LogOrder, *, releases: Releases, desires: Desires) -> None:
+        self._order = order
+        self._releases, self._desires = releases, desires
+        self._consents: dict[ReleaseId, bool] = {}
+        self.without_consent = 0
+        """Devices on which no release that should run consents: they are told all the same, and write nothing."""
 
     @property
     def model(self) -> ModelName:
@@ -174,7 +184,22 @@ class LogEdit:
                 edited[device] = after
             except InvalidInputError as exc:
                 edited[device] = exc
+                continue
+            running = {main[device], *(variant.entry.release_id for variant in after.variants.values())}
+            if after.log is not None and not await self._consented(uow, running):
+                self.without_consent += 1
         return edited
+
+    async def _consented(self, uow: UnitOfWork, running: Collection[ReleaseId | None]) -> bool:
+        # A fleet runs few releases of a model: each is looked at once.
+        for release in running:
+            if release is not None and release not in self._consents:
+                try:
+                    self._consents[release] = (await self._releases.facts(uow, release)).log_consent is not None
+                except NotFoundError:
+                    # Nobody knows any more: nothing is said of it.
+                    self._consents[release] = True
+        return any(self._consents[release] for release in running if release is not None)
 
 
 def _check_runs(model: ModelName, after: ModelTraffic, *, runs_main: bool) -> None:

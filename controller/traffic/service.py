@@ -57,6 +57,8 @@ class Outcome:
     refused: int = 0
     refusals: dict[DeviceId, str] = field(default_factory=dict)
     """Why, of the first ones."""
+    without_consent: int = 0
+    """On how many a request log will stay empty, since no release that they should run consents to one."""
 
 
 class TrafficService:
@@ -89,7 +91,7 @@ class TrafficService:
 
     async def set_log(self, order: LogOrder, scope: Scope, *, actor: str, dry_run: bool = False) -> Outcome:
         """Change what of a model's requests is written down. Raises as `set_traffic`."""
-        edit = LogEdit(order, desires=self._desires)
+        edit = LogEdit(order, releases=self._releases, desires=self._desires)
         return await self._walk(edit, scope, RolloutId(mint_id(self._clock)), actor=actor, dry_run=dry_run)
 
     async def show(self, device: str) -> DesiredFacts | None:
@@ -128,6 +130,7 @@ class TrafficService:
             if len(page) < PAGE:
                 break
             after = page[-1].device_id
+        outcome.without_consent = edit.without_consent
         if not outcome.devices:
             problem = f"{scope.cohort!r} holds no device"
             raise InvalidInputError(field="cohort", problem=problem, remedy="see `litefleet device ls`")

@@ -10,6 +10,7 @@ from controller.facts import ArtifactChoice, Misfit, ReleaseFacts
 from controller.traffic.service import TrafficService
 from shared.errors import NotFoundError
 from shared.ids import ModelName, ReleaseId
+from shared.request_log import LogConsent
 from tests.support.fleet_world import DIGITS, FleetWorld, choice
 
 if TYPE_CHECKING:
@@ -29,14 +30,20 @@ _KNOWN = {
 
 
 class MemoryReleases:
-    """Four releases; one of them fits no board."""
+    """Four releases; one of them fits no board, and one consents to request logs."""
 
     async def facts(self, uow: UnitOfWork, release_id: ReleaseId) -> ReleaseFacts:
         """Return a release."""
         if release_id not in _KNOWN:
             raise NotFoundError(kind="release", name=release_id)
         model, number, _ = _KNOWN[release_id]
-        return ReleaseFacts(release_id=release_id, model=model, version_number=number, release_counter=number)
+        return ReleaseFacts(
+            release_id=release_id,
+            model=model,
+            version_number=number,
+            release_counter=number,
+            log_consent=LogConsent() if release_id == FIVE else None,
+        )
 
     async def fit(self, uow: UnitOfWork, release_id: ReleaseId, hardware: DeviceHardware) -> ArtifactChoice | Misfit:
         """Return an artifact."""

@@ -145,7 +145,8 @@ def test_traffic_usage_that_is_wrong_ends_with_2(operator: Operator, words: tupl
 
 def test_request_log_is_set_shown_and_cleared(operator: Operator, quiet: tuple[ReleaseView, ReleaseView]) -> None:
     assert quiet
-    operator.must("device", "request-log", "set", "gate-1", "turnstiles", "--rate", "0.01", "--upstream")
+    said = operator.must("device", "request-log", "set", "gate-1", "turnstiles", "--rate", "0.01", "--upstream")
+    assert "1 device will write nothing down: no release there consents" in said.err
     assert "request log  1.00% of the requests, and sent upstream" in shown(operator)
     operator.must("device", "request-log", "clear", "gate-1", "turnstiles")
     assert "request log" not in shown(operator)

@@ -22,6 +22,7 @@ from tests.support.traffic_world import DOORS_ONE, FIVE, FOUR, X86_ONLY
 if TYPE_CHECKING:
     import aiohttp
 
+    from shared.ids import ReleaseId
     from shared.wire import Desired, DesiredModel
 
 Answer = dict[str, object]
@@ -256,6 +257,21 @@ async def test_request_log_is_asked_for_and_taken_back(world: FleetWorld, api: a
     assert isinstance((await world.document(device)).body.request_logs, msgspec.UnsetType)
     status, why = await call(api, "POST", "/request-logs", {**body, "model": "faces"})
     assert (status, "nothing of faces" in str(why)) == (422, True)
+
+
+@pytest.mark.parametrize(("variant", "silent"), [(FOUR, 1), (FIVE, 0)])
+async def test_request_log_that_no_release_on_a_device_consents_to_is_counted(
+    world: FleetWorld, api: aiohttp.ClientSession, variant: ReleaseId, silent: int
+) -> None:
+    device = await world.device("cam-1", site="north")
+    await world.desire(intent(device.device_id, FOUR))
+    await must(api, variants={"blue": {"release_id": variant}})
+    body: Answer = {"device": "cam-1", "model": "digits", "sample_rate": 0.25}
+    for _ in range(2):
+        _, answer = await call(api, "POST", "/request-logs", body)
+        assert answer["without_consent"] == silent
+    _, answer = await call(api, "POST", "/request-logs", {**body, "sample_rate": 0})
+    assert answer["without_consent"] == 0
 
 
 async def test_report_of_a_variant_is_stored_and_shown_with_its_probe(
