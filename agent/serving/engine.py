@@ -19,6 +19,7 @@ from agent.serving.recording.recorder import Recorder
 from agent.serving.traffic.learning import Learning
 from agent.serving.traffic.lines import live_routes
 from agent.serving.traffic.shadowing import Shadowing
+from agent.serving.traffic.turns import ALONE, REQUEST_DEADLINE_S, turn_beside
 from shared.errors import ModelFailedError, NotFoundError, PipelineError, RetryableError
 
 if TYPE_CHECKING:
@@ -35,13 +36,6 @@ if TYPE_CHECKING:
     from agent.serving.requests import Outcome
     from agent.serving.traffic.rewards import RewardLedger
     from shared.ids import BootId, ModelName, ReleaseId
-
-REQUEST_DEADLINE_S = 30.0
-"""After this long a caller is told to try again; a model that takes longer is hung, or far too large for the device."""
-
-RESCUE_DEADLINE_S = 5.0
-"""A candidate that answers, with stable at its side, gets only this long, so that its callers still get an answer in
-time; or ten times what stable takes, if that is longer."""
 
 _log = structlog.get_logger(__name__)
 
@@ -201,11 +195,14 @@ class Engine:
         """Answer by this release; `stable` is who answers in its place should it fail."""
         learning, series = self._learning, self.recorder.series(line.line, instance.slot.release_id)
         asked_s = time.monotonic()
+        turn = turn_beside(stable, instance, ask=ask, line=line, now_s=asked_s) if stable is not None else ALONE
         try:
-            outcome = await _run(instance, ask, within_s=_deadline_s(stable), alone=_is_compared(line, instance))
+            outcome = await _run(instance, ask, within_s=turn.within_s, alone=_is_compared(line, instance))
         except (PipelineError, InferenceTimeoutError) as exc:
             if stable is not None:
-                return await self._rescue(ask, route, line, candidate=instance, stable=stable, failure=exc)
+                is_excused = isinstance(exc, InferenceTimeoutError) and not turn.is_evidence
+                failure = DeadlinePassedError() if is_excused else exc
+                return await self._rescue(ask, route, line, candidate=instance, stable=stable, failure=failure)
             count = series.failed if _is_own_fault(exc) else series.refused
             count(exc, ask.caller.protocol, took_s=_since(ask.received_s))
             raise
@@ -230,9 +227,12 @@ class Engine:
         *,
         candidate: Resident,
         stable: Resident,
-        failure: PipelineError | InferenceTimeoutError,
+        failure: PipelineError | InferenceTimeoutError | DeadlinePassedError,
     ) -> Reply:
-        """Let stable answer what the candidate could not: a bad candidate costs time, and no caller an answer."""
+        """Let stable answer what the candidate could not: a bad candidate costs time, and no caller an answer.
+
+        The candidate is not to blame for a deadline that passed.
+        """
         series, asked_s = self.recorder.series(line.line, candidate.slot.release_id), time.monotonic()
         took_s = asked_s - ask.received_s
         try:
@@ -243,8 +243,11 @@ class Engine:
             count = series.failed if both else series.refused
             count(failure, ask.caller.protocol, took_s=took_s)
             raise exc from failure
-        series.failed(failure, ask.caller.protocol, took_s=took_s)
-        self._shadowing.rescued(line, candidate=candidate, stable=stable, failure=failure, outcome=outcome)
+        if isinstance(failure, DeadlinePassedError):
+            series.refused(failure, ask.caller.protocol, took_s=took_s)
+        else:
+            series.failed(failure, ask.caller.protocol, took_s=took_s)
+            self._shadowing.rescued(line, candidate=candidate, stable=stable, failure=failure, outcome=outcome)
         _log.warning("candidate_failed", model=ask.model, release_id=candidate.slot.release_id, error=str(failure))
         return Reply(
             ask=ask,
@@ -269,7 +272,7 @@ async def _run(resident: Resident, ask: Ask, *, within_s: float, alone: bool = F
     except DeadlinePassedError as exc:
         if deadline_s == own_s:
             raise
-        raise InferenceTimeoutError(f"the model did not answer within {within_s:g} s") from exc
+        raise InferenceTimeoutError(f"the model did not answer within {within_s:.3g} s") from exc
     if own_s is not None and time.monotonic() > own_s:
         raise DeadlinePassedError
     return outcome
@@ -290,12 +293,6 @@ def _is_compared(line: LiveLine, instance: Resident) -> bool:
     """
     other = line.beside(instance)
     return other is not None and other.takes_shadows
-
-
-def _deadline_s(stable: Resident | None) -> float:
-    if stable is None:
-        return REQUEST_DEADLINE_S
-    return min(REQUEST_DEADLINE_S, max(RESCUE_DEADLINE_S, 10 * stable.probe_ms / 1000))
 
 
 def _since(moment_s: float) -> float:

@@ -61,6 +61,11 @@ class Instance:
         """Requests that no worker has taken yet."""
         return self._workers.waiting
 
+    @property
+    def rows_due(self) -> int:
+        """Rows that are being run by workers, or wait for one."""
+        return self._workers.rows_due
+
     async def run(self, request: Request, *, deadline_s: float, alone: bool = False) -> Outcome:
         """Answer; call it within the `used()` of the resident that it belongs to.
 

@@ -66,10 +66,11 @@ class Workers:
         self._requests: deque[_Work] = deque()
         self._waiting_bytes = 0
         self._shadows: deque[_Work] = deque()
+        self._running_rows = [0] * len(batchers)
         self._closed = False
         # Daemons: a model that never returns must not keep the process from ending.
         self._threads = [
-            threading.Thread(target=self._serve, args=(batcher,), name=f"{name}-{number}", daemon=True)
+            threading.Thread(target=self._serve, args=(batcher, number), name=f"{name}-{number}", daemon=True)
             for number, batcher in enumerate(batchers)
         ]
         for thread in self._threads:
@@ -79,6 +80,13 @@ class Workers:
     def waiting(self) -> int:
         """Requests that no worker has taken yet."""
         return len(self._requests)
+
+    @property
+    def rows_due(self) -> int:
+        """Rows that are being run, or wait and are still wanted."""
+        with self._lock:
+            waiting = sum(each.request.rows for each in self._requests if not self._is_late(each))
+        return waiting + sum(self._running_rows)
 
     @property
     def takes_shadows(self) -> bool:
@@ -130,9 +138,11 @@ class Workers:
             thread.join(timeout_s)
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _serve(self, batcher: Batcher) -> None:
+    def _serve(self, batcher: Batcher, number: int) -> None:
         while works := self._take(batcher.most):
+            self._running_rows[number] = sum(work.request.rows for work in works)
             results = batcher.run_all([work.request for work in works])
+            self._running_rows[number] = 0
             # The loop is gone only when the process is about to be. It is woken once for all.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(_tell, [work.done for work in works], results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from functools import partial
@@ -15,7 +16,10 @@ from agent.serving.engine import Engine
 from agent.serving.errors import DeadlinePassedError
 from agent.serving.exchange import Ask, Caller, CallProtocol
 from agent.serving.models.loading import load_slot
+from agent.serving.models.probing import INLINE_MS
+from agent.serving.models.resident import Asleep
 from agent.serving.requests import InferRequest, NamedTensor
+from agent.serving.traffic.turns import LEAST_RUNS, PATIENCE, RESCUE_DEADLINE_S, Turn, turn_beside
 from shared.ids import BootId
 from tests.support import models
 from tests.support.interpreters import DirectedInterpreter
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from agent.serving.exchange import Reply
+    from agent.serving.models.resident import Resident
     from shared.runtime.interpreter import Interpreter
 
     Tensor = NDArray[Any]
@@ -38,6 +43,13 @@ MANY = 2_000
 """Rows that no model answers on the loop, however fast it is."""
 
 
+def question(now_s: float, *, within_s: float | None = None, rows: int) -> Ask:
+    """A request that is read now, with so much time."""
+    request = InferRequest(inputs=(NamedTensor(name="x", array=np.eye(10, dtype=np.float32)[[3] * rows]),))
+    caller = Caller(protocol=CallProtocol.OIP, deadline_s=None if within_s is None else now_s + within_s)
+    return Ask(model=MODEL, version=None, request=request, received_s=now_s, caller=caller)
+
+
 class Desk:
     """An engine whose models wait while they are told to."""
 
@@ -45,29 +57,55 @@ class Desk:
         self.go, self.begun = threading.Event(), threading.Event()
         self.go.set()
         self.rows = 0
+        self._held: bytes | None = None
         self.engine = Engine(boot_id=BootId("boot"), load=partial(load_slot, cores=1, open_interpreter=self._open))
 
-    def _open(self, _model: bytes, _threads: int) -> Interpreter:
-        return DirectedInterpreter(self._answer)
+    def _open(self, model: bytes, _threads: int) -> Interpreter:
+        return DirectedInterpreter(partial(self._answer, model))
 
-    def _answer(self, items: Tensor) -> Tensor:
-        self.begun.set()
-        self.go.wait(10)
+    def _answer(self, model: bytes, items: Tensor) -> Tensor:
+        if self._held in {None, model}:
+            self.begun.set()
+            self.go.wait(10)
         self.rows += len(items)
         return items
 
-    def hold(self) -> None:
-        """Have every run wait from now on."""
+    def hold(self, model: bytes | None = None) -> None:
+        """Have every run wait from now on, or every run of one model."""
+        self._held = model
         self.go.clear()
         self.begun.clear()
         self.rows = 0
 
     async def ask(self, *, within_s: float | None = None, rows: int = MANY) -> Reply:
         """Ask, with so much time."""
-        request = InferRequest(inputs=(NamedTensor(name="x", array=np.eye(10, dtype=np.float32)[[3] * rows]),))
-        now = time.monotonic()
-        caller = Caller(protocol=CallProtocol.OIP, deadline_s=None if within_s is None else now + within_s)
-        return await self.engine.answer(Ask(model=MODEL, version=None, request=request, received_s=now, caller=caller))
+        return await self.engine.answer(question(time.monotonic(), within_s=within_s, rows=rows))
+
+    async def try_out(self, folder: Path) -> None:
+        """Have a candidate answer, with stable at its side."""
+        stable = make_slot(folder, GOOD)
+        candidate = make_slot(folder, OTHER, release=CANDIDATE, version=2)
+        await self.engine.apply(plan_of(candidate, stable, serial=2, candidate=CANDIDATE))
+
+    @property
+    def both(self) -> tuple[Resident, Resident]:
+        """Stable and the candidate at whose side it is."""
+        line = self.engine.routes[MODEL].default
+        assert line.shadow is not None
+        assert line.primary is not None
+        return line.shadow, line.primary
+
+    @property
+    def few(self) -> int:
+        """As few rows as no model answers on the loop."""
+        return math.ceil(4 * INLINE_MS / min(each.probe_ms for each in self.both))
+
+    def turn(self, *, within_s: float | None, rows: int = 1) -> Turn:
+        """What the candidate would get of a request's time."""
+        stable, candidate = self.both
+        line, now_s = self.engine.routes[MODEL].default, time.monotonic()
+        ask = question(now_s, within_s=within_s, rows=rows)
+        return turn_beside(stable, candidate, ask=ask, line=line, now_s=now_s)
 
     def errors(self, release: str) -> int:
         """Failures that a release was blamed for."""
@@ -116,9 +154,7 @@ async def test_answer_that_comes_after_the_deadline_is_not_given_and_nobody_is_b
 
 
 async def test_attack_short_deadlines_are_no_evidence_against_a_candidate(desk: Desk, tmp_path: Path) -> None:
-    stable = make_slot(tmp_path, GOOD)
-    candidate = make_slot(tmp_path, OTHER, release=CANDIDATE, version=2)
-    await desk.engine.apply(plan_of(candidate, stable, serial=2, candidate=CANDIDATE))
+    await desk.try_out(tmp_path)
     desk.hold()
     for _ in range(3):
         with pytest.raises(DeadlinePassedError):
@@ -126,6 +162,63 @@ async def test_attack_short_deadlines_are_no_evidence_against_a_candidate(desk: 
     desk.go.set()
     assert desk.errors(CANDIDATE) == 0
     assert desk.engine.stats().pairs == ()
+
+
+async def test_candidate_that_hangs_is_stood_in_for_before_the_deadline_and_to_blame(
+    desk: Desk, tmp_path: Path
+) -> None:
+    await desk.try_out(tmp_path)
+    desk.hold(OTHER)
+    reply = await desk.ask(within_s=1.0, rows=desk.few)
+    assert (reply.rescued, reply.instance.slot.release_id) == (True, STABLE)
+    assert desk.errors(CANDIDATE) == 1
+    assert [each.counts.candidate_errors for each in desk.engine.stats().pairs] == [1]
+
+
+async def test_attack_large_request_ahead_of_others_is_no_evidence_against_a_candidate(
+    desk: Desk, tmp_path: Path
+) -> None:
+    await desk.try_out(tmp_path)
+    desk.hold(OTHER)
+    async with asyncio.TaskGroup() as group:
+        large = group.create_task(desk.ask(rows=math.ceil(1000 / PATIENCE / desk.both[0].probe_ms)))
+        await wait_until_async(desk.begun.is_set)
+        reply = await desk.ask(within_s=1.0, rows=desk.few)
+        desk.go.set()
+        assert not (await large).rescued
+    assert (reply.rescued, desk.errors(CANDIDATE)) == (True, 0)
+    assert desk.engine.stats().pairs == ()
+
+
+async def test_candidate_that_both_are_too_slow_for_is_not_to_blame(desk: Desk, tmp_path: Path) -> None:
+    await desk.try_out(tmp_path)
+    desk.hold()
+    with pytest.raises(DeadlinePassedError):
+        await desk.ask(within_s=0.6, rows=desk.few)
+    assert desk.errors(CANDIDATE) == 0
+    assert desk.engine.stats().pairs == ()
+
+
+async def test_turn_of_a_candidate_is_half_of_the_callers_time_where_that_is_plenty(desk: Desk, tmp_path: Path) -> None:
+    await desk.try_out(tmp_path)
+    usual = Turn(within_s=RESCUE_DEADLINE_S)
+    for within_s in (2.0, 8.0):
+        turn = desk.turn(within_s=within_s)
+        assert turn.within_s == pytest.approx(within_s / 2)
+        assert turn.is_evidence
+    assert desk.turn(within_s=12.0) == desk.turn(within_s=None) == desk.turn(within_s=0.4) == usual
+    rows = math.ceil(1000 / LEAST_RUNS / desk.both[0].probe_ms)
+    assert desk.turn(within_s=1.9, rows=rows) == usual
+    assert desk.turn(within_s=2.2, rows=rows).within_s == pytest.approx(1.1)
+
+
+async def test_candidate_that_has_to_be_loaded_first_is_not_to_blame_for_the_time(desk: Desk, tmp_path: Path) -> None:
+    await desk.try_out(tmp_path)
+    gone = desk.both[1].sleep(Asleep.IDLE)
+    assert gone is not None
+    turn = desk.turn(within_s=2.0)
+    assert turn.within_s == pytest.approx(1.0)
+    assert not turn.is_evidence
 
 
 async def test_request_in_time_is_answered_like_one_without_a_deadline(desk: Desk) -> None:
