@@ -36,8 +36,8 @@ SCHEMA_VERSION = 1
 DESIRED_TYPE = "application/vnd.litefleet.desired+json"
 PULSE_TYPE = "application/vnd.litefleet.pulse+json"
 TRAFFIC = "traffic"
-"""What an agent understands that takes variants, traffic rules and request logs; one of before refuses a Desired with a
-variant whole."""
+"""What an agent understands that takes variants, traffic rules, request logs, canary shares and components. One of
+before refuses a Desired with a variant whole, and skips the rest, so that it never agrees on the digest."""
 LONGEST_WAIT_S = 366 * 86_400.0
 """A year: nobody means to wait longer, and a time beyond the calendar could be neither computed nor stored."""
 

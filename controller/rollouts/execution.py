@@ -11,6 +11,7 @@ import msgspec
 from controller.facts import ArtifactChoice, Misfit, SetRelease
 from controller.rollouts import store
 from controller.rollouts.core.tally import (
+    AGENT_TOO_OLD,
     DESIRED_TOO_LARGE,
     IN_OTHER_ROLLOUT,
     NO_FITTING_ARTIFACT,
@@ -31,7 +32,7 @@ from controller.rollouts.evidence import change_of
 from controller.rollouts.restoring import Restorer
 from controller.rollouts.spec import AssignedFacts, Assignment
 from controller.rollouts.work import WORK, FindWork, OpenWork, SweepWork, Work
-from shared.wire import TERMINAL, AssignmentStatus
+from shared.wire import TERMINAL, TRAFFIC, AssignmentStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -149,6 +150,7 @@ class Execution:
         ids = [one.device_id for one in waiting]
         facts = await self._cohorts.facts(uow, ids)
         current = await self._desires.current(uow, ids, spec.model)
+        old = await self._cohorts.not_understanding(uow, ids, TRAFFIC)
         choices: dict[DeviceHardware, ArtifactChoice | Misfit] = {}
         intents: list[SetRelease] = []
         pairs: list[tuple[Assignment, Assignment]] = []
@@ -167,7 +169,11 @@ class Execution:
                     (one, _ended(uow, one, AssignmentStatus.REJECTED, f"{NO_FITTING_ARTIFACT}: {choice.reason}"))
                 )
                 continue
-            intents.append(_intent(spec, one, choice))
+            intent = _intent(spec, one, choice)
+            if one.device_id in old and (news := _news(intent)):
+                pairs.append((one, _ended(uow, one, AssignmentStatus.REJECTED, f"{AGENT_TOO_OLD}: {news}")))
+                continue
+            intents.append(intent)
             pairs.append((one, _opened(uow, spec, one, known, current.get(one.device_id))))
         unsent = await self._desires.set_releases(uow, intents)
         return [(one, _unsent(uow, one, unsent) or after) for one, after in pairs]
@@ -248,6 +254,16 @@ def _opened(
         due_at=None if away else now + patience,
         previous_release_id=previous,
     )
+
+
+def _news(intent: SetRelease) -> str:
+    """Say what of an intent an old agent would skip, and never agree with the controller on its digest; or nothing."""
+    words = []
+    if intent.policy.canary_share is not msgspec.UNSET:
+        words.append("a canary share")
+    if intent.choice is not None and intent.choice.components:
+        words.append("a release with components")
+    return f"it does not understand {' or '.join(words)}; update litefleet on the device" if words else ""
 
 
 def _intent(spec: RolloutSpec, one: Assignment, choice: ArtifactChoice) -> SetRelease:

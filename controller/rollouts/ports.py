@@ -29,6 +29,10 @@ class Cohorts(Protocol):
         """Return what is known of these devices; removed ones are missing."""
         ...
 
+    async def not_understanding(self, uow: UnitOfWork, ids: Sequence[DeviceId], what: str) -> set[DeviceId]:
+        """Return devices whose agent, by its newest report, does not understand something of a Desired."""
+        ...
+
 
 class Releases(Protocol):
     """What can be rolled out."""

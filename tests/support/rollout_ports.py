@@ -26,6 +26,7 @@ from shared.wire import (
     AssignmentPhase,
     AssignmentReport,
     AssignmentStatus,
+    DesiredComponent,
     HaltMode,
     PairedCounts,
     Report,
@@ -72,6 +73,8 @@ class MemoryCohorts:
 
     def __init__(self) -> None:
         self.devices: dict[DeviceId, DeviceFacts] = {}
+        self.old: set[DeviceId] = set()
+        """Whose agents understand nothing that was added since the first."""
 
     async def check(self, uow: UnitOfWork, query: str) -> None:
         """Refuse a label that no device has."""
@@ -94,9 +97,17 @@ class MemoryCohorts:
         """Return what is known of these devices."""
         return {one: self.devices[one] for one in ids if one in self.devices}
 
+    async def not_understanding(self, uow: UnitOfWork, ids: Sequence[DeviceId], what: str) -> set[DeviceId]:
+        """Return devices with an old agent."""
+        return self.old & set(ids)
+
 
 class MemoryReleases:
     """Three releases of one model; small devices fit none."""
+
+    def __init__(self) -> None:
+        self.components: tuple[DesiredComponent, ...] = ()
+        """What every release is made of besides."""
 
     async def facts(self, uow: UnitOfWork, release_id: ReleaseId) -> ReleaseFacts:
         """Return a release."""
@@ -114,6 +125,7 @@ class MemoryReleases:
             artifact=TargetRef(path=f"artifacts/{release_id}.tflite", length_bytes=1, sha256=Sha256("b" * 64)),
             profile_id=HardwareProfileId("generic"),
             release_counter=int(release_id[-1]),
+            components=self.components,
         )
 
 

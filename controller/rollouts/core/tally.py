@@ -13,7 +13,8 @@ What an assignment counts as:
     rolled_back   `halted`, `superseded`                   dismissed    it was told to
     rolled_back   any other                                failed
     rejected      no_fitting_artifact, not_enrolled,       dismissed    it was never meant to run this, or could
-                  in_other_rollout, desired_too_large                   never be told
+                  in_other_rollout, desired_too_large,                  never be told
+                  agent_too_old
     rejected      any other                                failed       `blacklisted`: it has reverted these very
                                                                         bytes before; a refused signature or counter:
                                                                         the release cannot go out like this
@@ -39,9 +40,10 @@ NO_FITTING_ARTIFACT = "no_fitting_artifact"
 NOT_ENROLLED = "not_enrolled"
 IN_OTHER_ROLLOUT = "in_other_rollout"
 DESIRED_TOO_LARGE = "desired_too_large"
+AGENT_TOO_OLD = "agent_too_old"
 HALTED = "halted"
 SUPERSEDED = "superseded"
-_NOT_MEANT_FOR_IT = frozenset({NO_FITTING_ARTIFACT, NOT_ENROLLED, IN_OTHER_ROLLOUT, DESIRED_TOO_LARGE})
+_NOT_MEANT_FOR_IT = frozenset({NO_FITTING_ARTIFACT, NOT_ENROLLED, IN_OTHER_ROLLOUT, DESIRED_TOO_LARGE, AGENT_TOO_OLD})
 _TOLD_TO = frozenset({HALTED, SUPERSEDED})
 
 

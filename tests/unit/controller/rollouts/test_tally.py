@@ -47,6 +47,7 @@ facts_of_any_kind = st.builds(
         (_S.ROLLED_BACK, "superseded: generation 9", Outcome.DISMISSED),
         (_S.REJECTED, "no_fitting_artifact: memory", Outcome.DISMISSED),
         (_S.REJECTED, "not_enrolled", Outcome.DISMISSED),
+        (_S.REJECTED, "agent_too_old: it does not understand a canary share", Outcome.DISMISSED),
         (_S.REJECTED, "in_other_rollout: 0190", Outcome.DISMISSED),
         (_S.REJECTED, "blacklisted", Outcome.FAILED),
         (_S.REJECTED, "untrusted: counter 3 below 5", Outcome.FAILED),
