@@ -11,7 +11,7 @@ import msgspec
 
 from agent.link.answers import answer_within, read_bounded, retry_after_s, story
 from shared.decoding import MALFORMED
-from shared.errors import UnreachableError, UntrustedError
+from shared.errors import InvalidInputError, UnreachableError, UntrustedError
 from shared.ids import BootId
 
 if TYPE_CHECKING:
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _JSON = {"Content-Type": "application/json"}
+_NEVER_TAKEN = frozenset(
+    {
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+    }
+)
+"""Statuses that judge the very bytes that were sent. Others may pass: even a 404 is of a controller of before."""
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,11 +117,22 @@ class DeviceApi:
         return body
 
     async def send_requests(self, lines: bytes) -> None:
-        """Hand over requests that were written down; the same ones may be sent again. Raises as `session`."""
-        await self._call("POST", "request-log", body=lines)
+        """Hand over requests that were written down; the same ones may be sent again.
+
+        Raises:
+            InvalidInputError: the controller will never take these.
+            UnreachableError, UntrustedError: as `session` does.
+        """
+        await self._call("POST", "request-log", body=lines, is_judged=True)
 
     async def _call(
-        self, method: str, endpoint: str, *, body: bytes | None = None, missing_is_fine: bool = False
+        self,
+        method: str,
+        endpoint: str,
+        *,
+        body: bytes | None = None,
+        missing_is_fine: bool = False,
+        is_judged: bool = False,
     ) -> tuple[int, bytes]:
         url = f"{self._url}/device/v1/{endpoint}"
         async with (
@@ -124,4 +144,6 @@ class DeviceApi:
             return response.status, answer
         if response.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             raise UntrustedError(f"the controller refuses this device: {story(response.status, answer)}")
+        if is_judged and response.status in _NEVER_TAKEN:
+            raise InvalidInputError(field=endpoint, problem=f"refused: {story(response.status, answer)}")
         raise UnreachableError(f"{url}: {story(response.status, answer)}", retry_after_s=retry_after_s(response))

@@ -263,6 +263,8 @@ class DeviceServer:
                 return web.Response(body=body + b" " * 1024 * 1024)
             case Fault.FLIP:
                 return web.Response(body=_flipped(body))
+            case Fault.MISSING:
+                return _problem(404, "not_found", "no such endpoint")
             case _:
                 return web.Response(body=body)
 

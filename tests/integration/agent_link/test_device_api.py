@@ -83,6 +83,14 @@ async def test_controller_overloaded_says_when_to_come_back(api: DeviceApi, serv
     assert caught.value.retry_after_s == 7.0
 
 
+async def test_controller_of_before_that_knows_no_request_log_may_know_it_later(
+    api: DeviceApi, server: DeviceServer
+) -> None:
+    server.faults["request-log"] = Fault.MISSING
+    with pytest.raises(UnreachableError, match="status 404"):
+        await api.send_requests(b"{}\n")
+
+
 async def test_endless_document_is_cut(api: DeviceApi, server: DeviceServer) -> None:
     server.faults["pulse"] = Fault.ENDLESS
     with pytest.raises(UnreachableError, match="more than 65536 bytes"):

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+import structlog
 
+from agent.link.https import DeviceApi
 from agent.link.request_uploads import RequestUploads
 from agent.serving.recording.segments import KEPT, UP
 from controller.telemetry.requests import KEPT_FOR, RequestRecords
@@ -15,6 +17,7 @@ from shared.errors import InvalidInputError
 from shared.ids import DeviceId
 from shared.request_log import MAX_RECORD_BYTES, MAX_SEGMENT_BYTES, LoggedRequest, RequestEvent
 from tests.integration.controller.fleet.test_device_routes import Listening, listening, status_of
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,11 +87,28 @@ async def test_file_waits_while_the_controller_is_away(listening: Listening, tmp
     await listening.enrolled(CAM)
     folder = tmp_path / "log"
     folder.mkdir()
-    (folder / f"1-boot-1{UP}").write_bytes(b"no record\n")
-    async with listening.api(CAM) as api:
-        assert not await RequestUploads(api, folder, chance=random.Random(1)).send_ready()
+    (folder / f"1-boot-1{UP}").write_bytes(line(1))
+    async with DeviceApi(controller_url=f"https://localhost:{free_port()}", tls=listening.tls(CAM)) as away:
+        assert not await RequestUploads(away, folder, chance=random.Random(1)).send_ready()
     assert [path.suffix for path in folder.iterdir()] == [UP]
     assert await ids(listening) == []
+
+
+@pytest.mark.parametrize("refused", [b"no record\n", b" " * (MAX_SEGMENT_BYTES + 1)])
+async def test_file_that_the_controller_will_never_take_stays_and_holds_up_no_other(
+    listening: Listening, tmp_path: Path, refused: bytes
+) -> None:
+    await listening.enrolled(CAM)
+    folder = tmp_path / "log"
+    folder.mkdir()
+    (folder / f"1-boot-1{UP}").write_bytes(refused)
+    (folder / f"2-boot-2{UP}").write_bytes(line(2))
+    async with listening.api(CAM) as api:
+        with structlog.testing.capture_logs() as logged:
+            assert await RequestUploads(api, folder, chance=random.Random(1)).send_ready()
+    assert await ids(listening) == ["boot-000000002"]
+    assert (folder / f"1-boot-1{KEPT}").read_bytes() == refused
+    assert [(each["event"], each["file"]) for each in logged] == [("requests_refused", f"1-boot-1{UP}")]
 
 
 async def test_records_are_paged_and_chosen_by_model(listening: Listening) -> None:
