@@ -42,7 +42,10 @@ def test_demo_without_mosquitto_holds_every_claim() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_demo_told_to_end_takes_its_processes_along(tmp_path: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-c", "from controller.cli import main; main()", "demo", "--devices", str(_DEVICES)]
+    # What a shell starts in the background ignores Ctrl-C, and so does all that it starts: the tests, and the demo.
+    hearing = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{hearing}; from controller.cli import main; main()"
+    command = [sys.executable, "-c", program, "demo", "--devices", str(_DEVICES)]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, cwd=_REPOSITORY, env=environment, stdout=subprocess.DEVNULL) as demo:
         # The demo itself names no folder; the broker, the controller and the training do.

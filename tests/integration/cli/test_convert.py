@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tests.support.operator import Answer
 
 _REPOSITORY = Path(__file__).parents[3]
+HEARING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+"""What a shell starts in the background ignores Ctrl-C, and so does all that it starts: the tests, and this program."""
 PARTS = {Split.CALIBRATION: 60, Split.SEARCH: 120, Split.GATE: 400}
 
 
@@ -185,7 +187,7 @@ def test_convert_interrupted_ends_its_worker_and_leaves_only_the_cache(
     shards = {f"{split}.npz": _samples(count, seed) for seed, (split, count) in enumerate(parts.items())}
     data = written(tmp_path_factory.mktemp("much"), shards)
     command = [
-        *(sys.executable, "-c", "from controller.cli import main; main()", "convert"),
+        *(sys.executable, "-c", f"{HEARING}; from controller.cli import main; main()", "convert"),
         *(str(bench.folder / "hot.tflite"), f"--data={data}"),
         *(f"--cache={tmp_path / 'cache'}", f"--out={tmp_path / 'out'}"),
     ]
