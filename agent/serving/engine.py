@@ -152,6 +152,14 @@ class Engine:
         with stable.used():
             return await self._answer(ask, route, line, instance, stable=stable)
 
+    def answers_at_once(self, model: ModelName) -> bool:
+        """Whether small requests are answered on the loop: nobody sleeps, is compared, or would have to step in."""
+        route = self._routes.get(model)
+        if route is None or route.chooser is not None or route.default.shadow is not None or len(route.lines) > 1:
+            return False
+        instance = route.primary.instance if route.primary is not None else None
+        return instance is not None and instance.is_inline
+
     def finish(self, reply: Reply, *, ready_s: float) -> None:
         """Count an answer that was ready at `ready_s` (monotonic) and has been sent; then compare it."""
         self.recorder.series(reply.line.line, reply.instance.slot.release_id).answered(reply, ready_s=ready_s)

@@ -24,7 +24,7 @@ from agent.serving.planned.sockets import connect_unix, listen_unix
 from agent.serving.preparing import prepare_process
 from agent.serving.protocols import endpoints
 from agent.serving.protocols.api import create_app
-from agent.serving.protocols.http_server import HttpRunner
+from agent.serving.protocols.fast_lane import FastRunner, lane_of
 from agent.serving.protocols.scrape import Scrape
 from shared import manifest
 from shared.clock import SystemClock, mint_id
@@ -152,7 +152,8 @@ async def _listen(
     started_ms = SystemClock().now().timestamp() * 1000
     shown = Scrape(engine=engine, traffic=traffic, started_ms=started_ms)
     routes = endpoints.routes(engine, unverified=UNVERIFIED, loading=loading, shown=shown)
-    runner = HttpRunner(create_app(routes, traffic, access, unverified=UNVERIFIED))
+    app = create_app(routes, traffic, access, unverified=UNVERIFIED)
+    runner = FastRunner(app, lane_of(engine, traffic, access, unverified=UNVERIFIED))
     await runner.setup()
     undo.push_async_callback(runner.cleanup)
     await _listen_tcp(runner, doors)

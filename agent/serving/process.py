@@ -32,7 +32,7 @@ from agent.serving.planned.sockets import hand_over, listen_unix, numbered
 from agent.serving.preparing import prepare_process
 from agent.serving.protocols import endpoints
 from agent.serving.protocols.api import create_app
-from agent.serving.protocols.http_server import HttpRunner
+from agent.serving.protocols.fast_lane import FastRunner, lane_of
 from agent.serving.protocols.mqtt_requests import MqttRequests
 from agent.serving.protocols.scrape import Scrape, ScrapeAnswers
 from agent.serving.recording.observation import Observer
@@ -89,7 +89,7 @@ async def serve(
     access = _access(settings, engine)
     # All but hung requests have ended when the runner's own shutdown begins.
     app = create_app(endpoints.routes(engine, shown=shown), traffic, access)
-    runner = HttpRunner(app, shutdown_timeout_s=1.0)
+    runner = FastRunner(app, lane_of(engine, traffic, access), shutdown_timeout_s=1.0)
     await runner.setup()
     try:
         async with asyncio.TaskGroup() as group:

@@ -18,7 +18,7 @@ from agent.serving.engine import Engine
 from agent.serving.models.loading import load_slot, open_litert
 from agent.serving.protocols import endpoints
 from agent.serving.protocols.api import create_app
-from agent.serving.protocols.http_server import HttpRunner
+from agent.serving.protocols.fast_lane import FastRunner, lane_of
 from shared.ids import BootId
 from shared.pipeline import ColourMode, DecodeImage, Normalise, PipelineSpec, ResizeImage, RunModel, TopLabels
 from tests.support import models
@@ -81,8 +81,9 @@ async def serving() -> AsyncIterator[Served]:
     """Serve every protocol on a free port; no plan is in force yet."""
     load = partial(load_slot, cores=1, open_interpreter=open_litert)
     engine = Engine(boot_id=BootId("boot"), load=load)
-    traffic = Traffic()
-    runner = HttpRunner(create_app(endpoints.routes(engine), traffic, Access(engine)))
+    traffic, access = Traffic(), Access(engine)
+    app = create_app(endpoints.routes(engine), traffic, access)
+    runner = FastRunner(app, lane_of(engine, traffic, access))
     await runner.setup()
     await web.TCPSite(runner, LOOPBACK, 0).start()
     server, port = await endpoints.listen_grpc(engine, traffic, Access(engine), host=LOOPBACK, port=0)

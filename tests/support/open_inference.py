@@ -18,7 +18,7 @@ from agent.serving.models.loading import load_slot, open_litert
 from agent.serving.planned.sockets import listen_unix
 from agent.serving.protocols import endpoints
 from agent.serving.protocols.api import create_app
-from agent.serving.protocols.http_server import HttpRunner
+from agent.serving.protocols.fast_lane import FastRunner, lane_of
 from shared.ids import BootId
 from tests.support.certificates import Pair
 from tests.support.ports import LOOPBACK
@@ -72,7 +72,7 @@ async def opened(folder: Path, *, lasting: timedelta, origins: Sequence[str] = (
     certificate.refresh()
     engine = Engine(boot_id=BootId("boot"), load=partial(load_slot, cores=1, open_interpreter=open_litert))
     traffic, access = Traffic(), Access(engine, is_wide=True, origins=origins)
-    runner = HttpRunner(create_app(endpoints.routes(engine), traffic, access))
+    runner = FastRunner(create_app(endpoints.routes(engine), traffic, access), lane_of(engine, traffic, access))
     await runner.setup()
     unix_socket = folder / "infer.sock"
     await web.TCPSite(runner, LOOPBACK, 0, ssl_context=certificate.context).start()

@@ -18,7 +18,7 @@ from shared.applications import EVERY_MODEL
 from shared.ids import ModelName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from agent.serving.engine import Engine
     from shared.applications import ApplicationGrant
@@ -82,12 +82,26 @@ class Access:
 
     def _enter_keyless(self, request: web.Request) -> None:
         """Let in, without a key, this machine's own callers, and whoever wants to see a page."""
-        host = request.headers.get("Host", "")
         if self._is_wide:
             if request.path not in _PAGES and not request.path.startswith(_PAGE_FILES):
                 self.check_keyless()
             request[STRANGER] = True
-        elif self._origins.is_led_here(host):
+        else:
+            self._check_name(request.headers.get("Host", ""))
+
+    def enter_model(self, model: ModelName, headers: Mapping[str, str], *, is_by_unix: bool) -> str:
+        """Let in a request that names a model and no origin, and return whose it is; see `enter`."""
+        authorization = headers.get("Authorization")
+        if authorization is not None:
+            return self.admit(authorization, model)
+        if not is_by_unix:
+            self.check_keyless()
+            self._check_name(headers.get("Host", ""))
+        return ""
+
+    def _check_name(self, host: str) -> None:
+        """Refuse what may be a page that had its own name lead here. Raises NotAllowedError."""
+        if self._origins.is_led_here(host):
             raise NotAllowedError(
                 f"this machine alone may ask without a key, and by no name like {host[:80]!r}: "
                 "ask 127.0.0.1 or localhost, or list the name's origin in cors_origins"

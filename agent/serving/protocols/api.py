@@ -11,7 +11,7 @@ import contextlib
 import math
 import time
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 from aiohttp import web
@@ -37,7 +37,7 @@ from shared.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from agent.serving.callers.access import Access
     from agent.serving.callers.in_flight import Traffic
@@ -66,6 +66,19 @@ _BODIES: Final = web.AppKey("bodies", Bodies)
 _REALM: Final = 'Bearer realm="litefleet"'
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
+
+
+class Answer(NamedTuple):
+    """What goes back to a caller, by whichever way he came in. A tuple, since one is made for every request."""
+
+    body: bytes
+    kind: str = JSON
+    status: HTTPStatus = HTTPStatus.OK
+    headers: Mapping[str, str] = {}
+
+    def response(self) -> web.Response:
+        """Return it as aiohttp sends it."""
+        return web.Response(body=self.body, status=self.status, content_type=self.kind, headers=self.headers)
 
 
 def create_app(
@@ -97,16 +110,21 @@ def create_app(
 async def send(engine: Engine, request: web.Request, reply: Reply, response: web.Response) -> web.StreamResponse:
     """Write an answer, then have it counted and compared: a shadow run starts when the caller has what it asked for."""
     ready_s = time.monotonic()
-    if reply.variant:
-        response.headers[VARIANT_HEADER] = reply.variant
-        if reply.reply_id:
-            response.headers[REPLY_HEADER] = reply.reply_id
+    response.headers.update(reply_headers(reply))
     try:
         await response.prepare(request)
         await response.write_eof()
     finally:
         engine.finish(reply, ready_s=ready_s)
     return response
+
+
+def reply_headers(reply: Reply) -> dict[str, str]:
+    """Return what the head of an answer says of who gave it."""
+    if not reply.variant:
+        return {}
+    variant = {VARIANT_HEADER: reply.variant}
+    return {**variant, REPLY_HEADER: reply.reply_id} if reply.reply_id else variant
 
 
 async def _as_problem(request: web.Request, handler: Endpoint, access: Access) -> web.StreamResponse:
@@ -122,7 +140,13 @@ async def _as_problem(request: web.Request, handler: Endpoint, access: Access) -
             answer.force_close()
         return answer
     except LitefleetError as exc:
-        return problem(status_of(exc), reason_of(exc), str(exc), headers=_how_to_go_on(exc))
+        return refusal(exc).response()
+
+
+def refusal(error: LitefleetError) -> Answer:
+    """Return what a caller is told of an error."""
+    status = status_of(error)
+    return Answer(problem_body(status, reason_of(error), str(error)), PROBLEM, status, _how_to_go_on(error))
 
 
 def reason_of(error: LitefleetError) -> str:
@@ -168,7 +192,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 def problem(status: HTTPStatus, reason: str, detail: str, *, headers: dict[str, str] | None = None) -> web.Response:
     """Return a problem; `reason` is a word for programs, `detail` a sentence for people."""
-    return web.Response(status=status, body=problem_body(status, reason, detail), content_type=PROBLEM, headers=headers)
+    return Answer(problem_body(status, reason, detail), PROBLEM, status, headers or {}).response()
 
 
 def problem_body(status: HTTPStatus, reason: str, detail: str) -> bytes:
@@ -195,12 +219,17 @@ def json_answer(value: object) -> web.Response:
 
 def caller_of(request: web.Request, protocol: CallProtocol, *, received_s: float) -> Caller:
     """Return who sent an HTTP request, as its headers and the application's key say. Raises InvalidInputError."""
-    given = request.headers.get(TIMEOUT_HEADER)
+    return caller_in(request.headers, protocol, application=request.get(APPLICATION, ""), received_s=received_s)
+
+
+def caller_in(headers: Mapping[str, str], protocol: CallProtocol, *, application: str, received_s: float) -> Caller:
+    """Return who sent these headers, of which case means nothing. Raises InvalidInputError."""
+    given = headers.get(TIMEOUT_HEADER)
     return Caller(
         protocol=protocol,
-        application=request.get(APPLICATION, ""),
-        key=request.headers.get(KEY_HEADER, ""),
-        headers=request.headers,
+        application=application,
+        key=headers.get(KEY_HEADER, ""),
+        headers=headers,
         deadline_s=None if given is None else received_s + _timeout_s(given),
     )
 

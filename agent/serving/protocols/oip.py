@@ -17,7 +17,7 @@ from agent.serving.callers.access import APPLICATION, STRANGER
 from agent.serving.errors import ModelUnavailableError
 from agent.serving.exchange import Ask, CallProtocol
 from agent.serving.protocols import classification, standing, tensors
-from agent.serving.protocols.api import caller_of, json_answer, problem, read_body, send
+from agent.serving.protocols.api import Answer, caller_in, caller_of, json_answer, problem, read_body, send
 from agent.serving.protocols.binary_tensors import LENGTH_HEADER
 from agent.serving.protocols.oip_messages import Done, IndexBody, Live, LoadBody, ModelReady, Ready
 from shared.decoding import MALFORMED
@@ -25,6 +25,8 @@ from shared.errors import InvalidInputError
 from shared.ids import ModelName
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from agent.serving.engine import Engine
     from agent.serving.exchange import LiveRoute, Reply
     from agent.serving.protocols.standing import Loading
@@ -44,11 +46,34 @@ def routes(engine: Engine, *, unverified: str = "", loading: Loading | None = No
     return _Protocol(engine, unverified=unverified, loading=loading or standing.FleetDecides()).routes()
 
 
+class Inference:
+    """Tensors in, tensors out: what stands behind the endpoint and the fast lane alike."""
+
+    def __init__(self, engine: Engine, *, unverified: str = "") -> None:
+        """`unverified` is said with every answer."""
+        self._engine, self._unverified = engine, unverified
+
+    async def answer(
+        self, data: bytes, headers: Mapping[str, str], *, model: ModelName, version: str | None, application: str
+    ) -> tuple[Reply, Answer]:
+        """Answer a body that has just been read whole; `application` was let in. Raises as `Engine.answer` does."""
+        received_s = time.monotonic()
+        body, parsed = tensors.read_body(data, headers.get(LENGTH_HEADER))
+        caller = caller_in(headers, CallProtocol.OIP, application=application, received_s=received_s)
+        ask = Ask(model=model, version=version, request=parsed, received_s=received_s, caller=caller)
+        reply = await self._engine.answer(ask)
+        outputs, blobs = tensors.write_outputs(reply.outcome.outputs, body)
+        parameters = standing.reply_parameters(reply, unverified=self._unverified)
+        text = msgspec.json.encode({**_who(reply), "id": body.id, "parameters": parameters, "outputs": outputs})
+        return reply, _binary(text, blobs) if blobs else Answer(text)
+
+
 class _Protocol:
     """The endpoints over one engine."""
 
     def __init__(self, engine: Engine, *, unverified: str, loading: Loading) -> None:
         self._engine, self._unverified, self._loading = engine, unverified, loading
+        self._inference = Inference(engine, unverified=unverified)
 
     def routes(self) -> list[web.RouteDef]:
         """Return the table of endpoints."""
@@ -121,14 +146,15 @@ class _Protocol:
 
     async def _infer(self, request: web.Request) -> web.StreamResponse:
         self._route(request)  # an unknown model is told before its tensors are judged
-        data = await read_body(request)
-        received_s = time.monotonic()
-        body, parsed = tensors.read_body(data, request.headers.get(LENGTH_HEADER))
-        reply = await self._answer(request, parsed, received_s)
-        outputs, blobs = tensors.write_outputs(reply.outcome.outputs, body)
-        parameters = standing.reply_parameters(reply, unverified=self._unverified)
-        answer = {**_who(reply), "id": body.id, "parameters": parameters, "outputs": outputs}
-        return await send(self._engine, request, reply, _binary(answer, blobs) if blobs else json_answer(answer))
+        data, asked = await read_body(request), request.match_info
+        reply, answer = await self._inference.answer(
+            data,
+            request.headers,
+            model=ModelName(asked["model"]),
+            version=asked.get("version"),
+            application=request.get(APPLICATION, ""),
+        )
+        return await send(self._engine, request, reply, answer.response())
 
     async def _classify(self, request: web.Request) -> web.StreamResponse:
         kind = request.content_type
@@ -167,11 +193,8 @@ def _decode(data: bytes, kind: type[Body], *, remedy: str) -> Body:
         raise InvalidInputError(field="body", problem=str(exc), remedy=remedy) from exc
 
 
-def _binary(value: dict[str, object], blobs: list[bytes]) -> web.Response:
-    text = msgspec.json.encode(value)
-    return web.Response(
-        body=b"".join((text, *blobs)), content_type="application/octet-stream", headers={LENGTH_HEADER: str(len(text))}
-    )
+def _binary(text: bytes, blobs: list[bytes]) -> Answer:
+    return Answer(b"".join((text, *blobs)), kind="application/octet-stream", headers={LENGTH_HEADER: str(len(text))})
 
 
 def _who(reply: Reply) -> dict[str, object]:
