@@ -137,6 +137,10 @@ class _Connection(web.RequestHandler):
     @override
     def data_received(self, data: bytes) -> None:
         """Take what is plain, pass on what is not."""
+        if not data:
+            # So aiohttp tells itself to go on with what it has.
+            super().data_received(data)
+            return
         if self._answering is not None:
             self._held += data
             if self.transport is not None:
