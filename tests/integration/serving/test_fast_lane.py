@@ -30,6 +30,7 @@ from shared.ids import BootId
 from tests.support import models
 from tests.support.ports import LOOPBACK
 from tests.support.serving import make_slot
+from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 _TURNS: Final = 40
 """Of the loop: more than any answer of a model that runs on the loop takes."""
+
+_ROWS: Final = 400
+"""More than are answered on the loop, and fewer than come whole."""
 
 _DATE = re.compile(rb"Date: [^\r]*\r\n")
 _LENGTH = re.compile(rb"\nContent-Length: ([0-9]+)\r\n", re.IGNORECASE)
@@ -73,8 +77,10 @@ class Said:
 class Both:
     """A server with the lane and one without, over one engine."""
 
-    def __init__(self, loop: asyncio.Runner, engine: Engine, fast: FastRunner, plain: web.AppRunner) -> None:
-        self.loop, self.engine, self.fast, self.plain = loop, engine, fast, plain
+    def __init__(
+        self, loop: asyncio.Runner, engine: Engine, traffic: Traffic, fast: FastRunner, plain: web.AppRunner
+    ) -> None:
+        self.loop, self.engine, self.traffic, self.fast, self.plain = loop, engine, traffic, fast, plain
 
     def answer(self, *chunks: bytes, turns: int = 4) -> Said:
         """Send the chunks to both, one after the other with so many turns between; the answers must be the same."""
@@ -160,7 +166,7 @@ async def _open(folder: Path, loop: asyncio.Runner) -> Both:
     for runner in (fast, plain):
         await runner.setup()
         await web.TCPSite(runner, LOOPBACK, 0).start()
-    return Both(loop, engine, fast, plain)
+    return Both(loop, engine, traffic, fast, plain)
 
 
 PLAIN = {
@@ -252,6 +258,46 @@ def test_lane_is_open_again_behind_a_request_that_aiohttp_has_answered(both: Bot
     before = both.passed_on()
     both.answer(sent[:end], sent[end:], sent, ODD["get"], sent, sent, turns=_TURNS)
     assert both.passed_on() == before + 2
+
+
+def test_lane_when_the_server_is_ending_says_so_and_closes(both: Both) -> None:
+    before, both.traffic.is_ending = both.passed_on(), True
+    try:
+        ended = both.answer(request())
+    finally:
+        both.traffic.is_ending = False
+    assert ended.is_closed
+    assert b"Connection: close" in ended.answers[0]
+    assert both.passed_on() == before
+
+
+def test_request_behind_one_that_a_thread_answers_waits_for_its_turn(both: Both) -> None:
+    rows = np.tile(ROW, (_ROWS, 1))
+    tensor = {"name": "x", "datatype": "FP32", "shape": [*rows.shape], "data": rows.ravel().tolist()}
+    many = request(body=json.dumps({"id": "many", "inputs": [tensor]}).encode())
+    before = both.passed_on()
+
+    async def asked(*, is_read: bool) -> list[str]:
+        host, port = both.fast.addresses[0][:2]
+        reader, writer = await asyncio.open_connection(host, port, limit=1 << 22)
+        ids = []
+        async with asyncio.timeout(10):
+            for sent in (many, request(), many, request()):
+                writer.write(sent)
+                await _turns(3)
+            for _ in range(4 if is_read else 0):
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = _LENGTH.search(head)
+                assert length is not None
+                ids.append(json.loads(await reader.readexactly(int(length[1])))["id"])
+        writer.transport.abort()
+        return ids
+
+    assert both.loop.run(asked(is_read=True)) == ["many", "a", "many", "a"]
+    assert both.passed_on() < before + 4
+    # A caller that leaves before its answer leaves nothing behind.
+    both.loop.run(asked(is_read=False))
+    both.loop.run(wait_until_async(lambda: both.traffic.in_flight == 0))
 
 
 PIECES = st.sampled_from([*PLAIN.values(), *PLAIN.values(), *ODD.values()])
