@@ -33,7 +33,7 @@ from tests.support.serving import make_slot
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
 _TURNS: Final = 40
@@ -63,6 +63,18 @@ def request(*headers: bytes, path: bytes = PATH, body: bytes = BODY, length: byt
     lines = [b"POST %s HTTP/1.1" % path, b"Host: localhost", *headers]
     lines.append(b"Content-Length: %d" % len(body) if length is None else length)
     return b"\r\n".join([*filter(None, lines), b"", body])
+
+
+MANY = request(
+    body=json.dumps(
+        {
+            "id": "many",
+            "inputs": [
+                {"name": "x", "datatype": "FP32", "shape": [_ROWS, 10], "data": np.tile(ROW, _ROWS).ravel().tolist()}
+            ],
+        }
+    ).encode()
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,32 +284,49 @@ def test_lane_when_the_server_is_ending_says_so_and_closes(both: Both) -> None:
 
 
 def test_request_behind_one_that_a_thread_answers_waits_for_its_turn(both: Both) -> None:
-    rows = np.tile(ROW, (_ROWS, 1))
-    tensor = {"name": "x", "datatype": "FP32", "shape": [*rows.shape], "data": rows.ravel().tolist()}
-    many = request(body=json.dumps({"id": "many", "inputs": [tensor]}).encode())
     before = both.passed_on()
-
-    async def asked(*, is_read: bool) -> list[str]:
-        host, port = both.fast.addresses[0][:2]
-        reader, writer = await asyncio.open_connection(host, port, limit=1 << 22)
-        ids = []
-        async with asyncio.timeout(10):
-            for sent in (many, request(), many, request()):
-                writer.write(sent)
-                await _turns(3)
-            for _ in range(4 if is_read else 0):
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = _LENGTH.search(head)
-                assert length is not None
-                ids.append(json.loads(await reader.readexactly(int(length[1])))["id"])
-        writer.transport.abort()
-        return ids
-
-    assert both.loop.run(asked(is_read=True)) == ["many", "a", "many", "a"]
+    assert both.loop.run(_ids(both, [MANY, request()] * 2, is_read=True)) == ["many", "a"] * 2
     assert both.passed_on() < before + 4
-    # A caller that leaves before its answer leaves nothing behind.
-    both.loop.run(asked(is_read=False))
+
+
+def test_caller_that_leaves_before_its_answer_leaves_nothing_behind(both: Both) -> None:
+    both.loop.run(_ids(both, [MANY, request()], is_read=False))
     both.loop.run(wait_until_async(lambda: both.traffic.in_flight == 0))
+
+
+def test_caller_that_reads_late_is_written_no_more_than_fits_and_then_gets_all(both: Both) -> None:
+    async def held_up() -> None:
+        await wait_until_async(lambda: both.traffic.in_flight == 1 and _is_paused(both))
+
+    assert both.loop.run(_ids(both, [MANY] * 100, is_read=True, first=held_up)) == ["many"] * 100
+    assert both.traffic.in_flight == 0
+
+
+def _is_paused(both: Both) -> bool:
+    assert both.fast.server is not None
+    return any(each.writing_paused for each in both.fast.server.connections)
+
+
+async def _ids(
+    both: Both, requests: list[bytes], *, is_read: bool, first: Callable[[], Awaitable[None]] | None = None
+) -> list[str]:
+    """Send requests on one connection, and return the ids of the answers if they are to be read, `first` before."""
+    host, port = both.fast.addresses[0][:2]
+    reader, writer = await asyncio.open_connection(host, port, limit=1 << 12)
+    ids = []
+    async with asyncio.timeout(20):
+        for sent in requests:
+            writer.write(sent)
+            await _turns(3)
+        if first is not None:
+            await first()
+        for _ in requests if is_read else ():
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = _LENGTH.search(head)
+            assert length is not None
+            ids.append(json.loads(await reader.readexactly(int(length[1])))["id"])
+    writer.transport.abort()
+    return ids
 
 
 PIECES = st.sampled_from([*PLAIN.values(), *PLAIN.values(), *ODD.values()])
