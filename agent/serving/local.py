@@ -178,7 +178,7 @@ async def _listen(
         _say(f"serving {name} {door}")
 
 
-async def _listen_tcp(runner: HttpRunner, doors: LocalDoors) -> None:
+async def _listen_tcp(runner: web.AppRunner, doors: LocalDoors) -> None:
     try:
         await web.TCPSite(runner, doors.host, doors.http_port).start()
     except OSError as exc:
@@ -186,7 +186,7 @@ async def _listen_tcp(runner: HttpRunner, doors: LocalDoors) -> None:
         raise InvalidInputError(field="http_port", problem=problem, remedy="choose another") from exc
 
 
-async def _listen_unix(runner: HttpRunner, path: Path) -> int:
+async def _listen_unix(runner: web.AppRunner, path: Path) -> int:
     """Listen at a path, and return the number of the file that is the socket."""
     listener, inode = _bound(path)
     await web.SockSite(runner, listener).start()

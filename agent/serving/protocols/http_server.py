@@ -27,18 +27,18 @@ class HttpRunner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         # The one place where the library lets another server be made; starting the application is left to it.
         made = await super()._make_server()
-        return _Server(made.request_handler, request_factory=made.request_factory, access_log=None)
+        return Server(made.request_handler, request_factory=made.request_factory, access_log=None)
 
 
-class _Server(web.Server):
+class Server(web.Server):
     """Makes a connection of ours for each that is accepted."""
 
     @override
     def __call__(self) -> web.RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
+        return Connection(self, loop=self._loop, **self._kwargs)
 
 
-class _Connection(web.RequestHandler):
+class Connection(web.RequestHandler):
     """One connection."""
 
     __slots__ = ()
