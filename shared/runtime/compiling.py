@@ -14,7 +14,7 @@ from shared.pipeline_graph import REQUEST_PLACE
 from shared.runtime import audio_ops, image_ops, mask_ops, ops
 from shared.runtime.box_ops import BoxFinder
 from shared.runtime.branching import LAZY, lazy
-from shared.runtime.frames import Frame, Picture
+from shared.runtime.frames import Decoded, Frame, Picture
 from shared.runtime.model_call import ModelCall
 from shared.runtime.values import Box, LabelScore, Shaped
 from shared.steps import (
@@ -110,7 +110,9 @@ class Compiler:
         match node.step:
             case DecodeImage() as picture:
                 at_least = draft_size(self._graph, place)
-                return lambda values: image_ops.decode_image(_encoded(values[0]), picture, at_least)
+                # Where nothing but resizing follows, an array would only be made into an image again.
+                decode = image_ops.decode_image if at_least is None else image_ops.open_image
+                return lambda values: decode(_encoded(values[0]), picture, at_least)
             case DecodeAudio() as sound:
                 return lambda values: audio_ops.decode_audio(_encoded(values[0]), sound)
             case ResizeImage() | CropImage() | Colour() as change:
@@ -191,6 +193,9 @@ def tensor_op(graph: Graph, place: int, calls: Mapping[int, ModelCall]) -> Calla
 
 def picture_op(step: ResizeImage | CropImage | Colour, value: Value) -> Picture:
     """Run a step on an image, and keep track of where it lies in the one that was sent."""
+    if isinstance(value, Decoded) and isinstance(step, ResizeImage):
+        pixels = image_ops.resize_image(value.image, step)
+        return Picture(pixels=pixels, frame=image_ops.resized_frame(value.frame, step))
     picture = value if isinstance(value, Picture) else _sent(_tensor(value), step)
     match step:
         case ResizeImage():

@@ -9,6 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from PIL import Image
 
     Tensor = NDArray[Any]
 
@@ -76,6 +77,14 @@ class Picture:
     """An image `(H, W, C) uint8`, with where it lies in the one that was sent."""
 
     pixels: Tensor
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """An image as the decoder left it, RGB or grey, on its way to steps that take it so: no array is made of it."""
+
+    image: Image.Image
     frame: Frame
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from shared.errors import PipelineError
-from shared.runtime.frames import Frame, Picture
+from shared.runtime.frames import Decoded, Frame, Picture
 from shared.step_rules import MAX_IMAGE_PIXELS
 from shared.steps import ChannelOrder, ColourMode, Fit, ResizeImage, given
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from shared.steps import CropImage, DecodeImage
 
     Tensor = NDArray[Any]
+    Pixels = Tensor | Image.Image
 
 _FORMATS = ("JPEG", "PNG")
 _DEEP_MODES = frozenset({"I", "F", "I;16", "I;16B", "I;16L"})
@@ -41,6 +42,12 @@ class AtLeast:
 
 
 def decode_image(encoded: bytes, step: DecodeImage, at_least: AtLeast | None) -> Picture:
+    """Decode as `open_image` does, into an array. Raises PipelineError."""
+    decoded = open_image(encoded, step, at_least)
+    return Picture(pixels=_array(decoded.image), frame=decoded.frame)
+
+
+def open_image(encoded: bytes, step: DecodeImage, at_least: AtLeast | None) -> Decoded:
     """Decode JPEG or PNG.
 
     `at_least` lets a JPEG decoder skip detail that a later resize would drop (3.7 times faster on a 1080p photo); it
@@ -64,34 +71,38 @@ def decode_image(encoded: bytes, step: DecodeImage, at_least: AtLeast | None) ->
             if at_least is not None:
                 wanted = (at_least.height, at_least.width) if turned else (at_least.width, at_least.height)
                 image.draft(step.colour.value, wanted)
-            pixels = _pixels(ImageOps.exif_transpose(image) if orient else image, step.colour)
+            decoded = _coloured(ImageOps.exif_transpose(image) if orient else image, step.colour)
     except UnidentifiedImageError as exc:
         # Pillow's own words name an object in memory.
         raise PipelineError("not a readable JPEG or PNG image: it begins like neither") from exc
     # Pillow answers broken files with many kinds of errors, SyntaxError for PNG chunks among them.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
         raise PipelineError(f"not a readable JPEG or PNG image: {exc}") from exc
-    return Picture(pixels=pixels, frame=Frame.of(width, height).resized(pixels.shape[1], pixels.shape[0]))
+    return Decoded(image=decoded, frame=Frame.of(width, height).resized(*decoded.size))
 
 
-def resize_image(image: Tensor, step: ResizeImage) -> Tensor:
-    """Resize bilinearly, with every source pixel counted when it shrinks.
+def resize_image(image: Pixels, step: ResizeImage) -> Tensor:
+    """Resize bilinearly, with every source pixel counted when it shrinks; an array or what was decoded, to the same.
 
     Raises:
         PipelineError: not such an array.
     """
-    check_image(image, "resize_image")
+    if isinstance(image, Image.Image):
+        width, height = image.size
+    else:
+        check_image(image, "resize_image")
+        height, width = image.shape[:2]
     fit = given(step.fit, Fit.STRETCH)
-    height, width = image.shape[:2]
     if (height, width) == (step.height, step.width):
-        return image
+        return _array(image) if isinstance(image, Image.Image) else image
     if fit is Fit.STRETCH or height * step.width == width * step.height:
         return _resample(image, step.width, step.height, (0, 0, width, height))
     if fit is Fit.CROP:
         return _resample(image, step.width, step.height, _middle(width, height, step))
     across, down, left, top = _letterbox(width, height, step)
-    result = np.full((step.height, step.width, image.shape[2]), given(step.fill, 0), np.uint8)
-    result[top : top + down, left : left + across] = _resample(image, across, down, (0, 0, width, height))
+    resized = _resample(image, across, down, (0, 0, width, height))
+    result = np.full((step.height, step.width, resized.shape[2]), given(step.fill, 0), np.uint8)
+    result[top : top + down, left : left + across] = resized
     return result
 
 
@@ -146,11 +157,10 @@ def check_image(image: Tensor, step: str) -> None:
         raise PipelineError(f"{step} takes (H, W, 1 or 3) uint8, got {image.shape} {image.dtype.name}")
 
 
-def _resample(image: Tensor, width: int, height: int, box: tuple[float, float, float, float]) -> Tensor:
-    grey = image.shape[2] == 1
-    source = Image.fromarray(image[:, :, 0] if grey else image)
-    resized = np.asarray(source.resize((width, height), Image.Resampling.BILINEAR, box=box))
-    return resized[:, :, np.newaxis] if grey else resized
+def _resample(image: Pixels, width: int, height: int, box: tuple[float, float, float, float]) -> Tensor:
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    return _array(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
 
 
 def _middle(width: int, height: int, step: ResizeImage) -> tuple[float, float, float, float]:
@@ -174,8 +184,14 @@ def _is_deep_png(encoded: bytes) -> bool:
     return encoded.startswith(_PNG_START) and encoded[_PNG_DEPTH] > 8  # noqa: PLR2004 - bits of a byte
 
 
-def _pixels(image: Image.Image, colour: ColourMode) -> Tensor:
+def _coloured(image: Image.Image, colour: ColourMode) -> Image.Image:
     # A palette with transparency goes through RGBA; Pillow warns of the direct way.
     opaque = image.convert("RGBA") if "transparency" in image.info else image
-    pixels = np.asarray(opaque.convert(colour.value))
+    # Broken pixels are told here. Only loaded it is known to have the right colours: converting would copy it.
+    opaque.load()
+    return opaque if opaque.mode == colour.value else opaque.convert(colour.value)
+
+
+def _array(image: Image.Image) -> Tensor:
+    pixels = np.asarray(image)
     return pixels if pixels.ndim == _IMAGE_AXES else pixels[:, :, np.newaxis]

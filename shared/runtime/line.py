@@ -31,11 +31,13 @@ if TYPE_CHECKING:
 
     from shared.manifest import TensorSpec
     from shared.pipeline_graph import Graph, Node
+    from shared.runtime.image_ops import Pixels
     from shared.runtime.interpreter import Interpreter
     from shared.steps import Step
 
     Tensor = NDArray[Any]
-    Op = Callable[[Tensor], Tensor]
+    # Tensors, but for a resize right behind the decoder.
+    Op = Callable[[Any], Tensor]
 
 _BATCH = 32
 """Items in one invocation where the batch is free: a dense layer runs 3 times faster at 16, a convolution no faster."""
@@ -67,13 +69,13 @@ class Line:
             raise PipelineError(f"a pipeline feeds one input, and this model takes {len(self._interpreter.inputs)}")
         return self._interpreter.inputs[0]
 
-    def decode(self, encoded: bytes) -> Tensor:
+    def decode(self, encoded: bytes) -> Pixels:
         """Return what `prepare` takes for an encoded item. Raises PipelineError."""
         if self._decode is None:
             raise PipelineError("this pipeline takes tensors, not images: it has no decode_image step")
         return self._decode(encoded)
 
-    def one(self, item: Tensor) -> NDArray[np.float32]:
+    def one(self, item: Pixels) -> NDArray[np.float32]:
         """Return the scores `(K,)` of one item. Raises PipelineError."""
         row: NDArray[np.float32] = self._run(self.prepare(item)[np.newaxis])[0]
         return row
@@ -83,18 +85,18 @@ class Line:
         rows = [self._run(np.stack([self.prepare(item) for item in batch])) for batch in self._batches(items)]
         return np.concatenate(rows)
 
-    def prepare(self, item: Tensor) -> Tensor:
+    def prepare(self, item: Pixels) -> Tensor:
         """Return what the model is fed for one item, without the batch axis. Raises PipelineError."""
-        fed = item
+        fed: Any = item
         # What is too large for a float32 becomes infinite, and is refused below as what was infinite before.
         with np.errstate(all="ignore"):
             for op in self._before:
                 fed = op(fed)
-            fed = ops.as_dtype(fed, np.dtype(self.model_input.dtype))
+            made = ops.as_dtype(fed, np.dtype(self.model_input.dtype))
         # The model would answer NaN, and be blamed: enough of such requests would revert a good release.
-        if item.dtype != np.uint8 and not np.isfinite(fed).all():
+        if isinstance(item, np.ndarray) and item.dtype != np.uint8 and not np.isfinite(made).all():
             raise PipelineError("the item holds NaN, infinity or numbers beyond float32")
-        return fed
+        return made
 
     def finish(self, output: Tensor) -> NDArray[np.float32]:
         """Return `(N, K)` scores of the chosen output for N items, `(N, K)` raw."""
@@ -121,10 +123,12 @@ def _call(node: Node, interpreter: Interpreter) -> ModelCall:
     return ModelCall(node.step, interpreter, 1)
 
 
-def _decoder(step: Step, at_least: image_ops.AtLeast | None) -> Callable[[bytes], Tensor] | None:
+def _decoder(step: Step, at_least: image_ops.AtLeast | None) -> Callable[[bytes], Pixels] | None:
     match step:
+        case DecodeImage() if at_least is not None:
+            return lambda encoded: image_ops.open_image(encoded, step, at_least).image
         case DecodeImage():
-            return lambda encoded: image_ops.decode_image(encoded, step, at_least).pixels
+            return lambda encoded: image_ops.decode_image(encoded, step, None).pixels
         case DecodeAudio():
             return lambda encoded: decode_audio(encoded, step)
         case _:

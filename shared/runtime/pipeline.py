@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from shared.manifest import TensorSpec
     from shared.pipeline import PipelineSpec
     from shared.pipeline_graph import Node
+    from shared.runtime.image_ops import Pixels
     from shared.runtime.interpreter import Interpreter
     from shared.runtime.values import Value
 
@@ -169,7 +170,7 @@ class CompiledPipeline:
             )
         return self._line
 
-    def _from_line(self, item: Tensor) -> Answer:
+    def _from_line(self, item: Pixels) -> Answer:
         scores = self._straight().one(item)
         ops.require_finite(scores)
         if self._top is None:

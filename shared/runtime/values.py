@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shared.errors import PipelineError
-from shared.runtime.frames import Picture
+from shared.runtime.frames import Decoded, Picture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +84,8 @@ class Outputs(tuple["Tensor", ...]):
 
 
 if TYPE_CHECKING:
-    Value = Tensor | tuple[LabelScore, ...] | tuple[Box, ...] | Areas | Fanned | Shaped | Outputs | Picture | bytes
+    Image = Picture | Decoded
+    Value = Tensor | tuple[LabelScore, ...] | tuple[Box, ...] | Areas | Fanned | Shaped | Outputs | Image | bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +118,7 @@ def to_json(value: Value | PipelineError, digits: int | None = None) -> Json:
         case Shaped():
             own = digits if value.digits is None else value.digits
             return {name: to_json(each, own) for name, each in value.values.items()}
-        case bytes():
+        case bytes() | Decoded():
             raise PipelineError("an encoded image or sound is no answer")
         case Picture():
             return to_json(value.pixels, digits)
