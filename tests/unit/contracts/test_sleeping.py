@@ -11,14 +11,14 @@ STAGE = TESTS / "support"
 
 
 def sleeps(source: str) -> list[int]:
-    """Return the lines that call something named `sleep`; `asyncio.sleep(0)` only lets others run, and is no sleep."""
+    """Return the lines that sleep; `asyncio.sleep(0)` only lets others run, and is no sleep."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        name = ast.unparse(node.func)
         yields_only = len(node.args) == 1 and isinstance(node.args[0], ast.Constant) and node.args[0].value == 0
-        if name == "sleep" and not yields_only:
+        if name in {"sleep", "time.sleep", "asyncio.sleep"} and not yields_only:
             found.append(node.lineno)
     return found
 
