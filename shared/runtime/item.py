@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shared.pipeline_graph import REQUEST_PLACE
-from shared.runtime.frames import Frame, Picture
+from shared.runtime.frames import Decoded, Frame, Picture
 from shared.runtime.values import Outputs
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Item:
     def frame(self, place: int, fed: tuple[int, ...]) -> Frame:
         """Return the frame of the image at a place; without one, of a tensor of the shape `(height, width, …)`."""
         value = self.at(place)
-        if isinstance(value, Picture):
+        if isinstance(value, Picture | Decoded):
             return value.frame
         shape = getattr(value, "shape", ())
         height, width = shape[:2] if len(shape) == _IMAGE_AXES else (*fed, 1, 1)[:2]

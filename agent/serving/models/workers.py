@@ -89,6 +89,11 @@ class Workers:
         return waiting + sum(self._running_rows)
 
     @property
+    def idle(self) -> int:
+        """Threads that wait for something to do."""
+        return len(self._idle)
+
+    @property
     def takes_shadows(self) -> bool:
         """Whether a shadow run would be taken, and soon run."""
         return not self._closed and not self._shadows

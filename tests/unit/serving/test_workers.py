@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -162,3 +163,29 @@ async def test_closed_workers_finish_what_waits_and_end(desk: Desk) -> None:
     desk.workers.close()
     assert await desk.tops(2) == ["0", "1"]
     assert desk.workers.join(timeout_s=5)
+
+
+def _is_long(answers: list[Answered], count: int) -> bool:
+    return len(answers) >= count
+
+
+async def test_worker_that_was_idle_last_takes_the_next_request() -> None:
+    ran: list[str] = []
+    answers: list[Answered] = []
+
+    def answer(items: Tensor) -> Tensor:
+        ran.append(threading.current_thread().name)
+        return items
+
+    batchers = [Batcher(Lane(MODEL_ONLY, DirectedInterpreter(answer)), {}, {}) for _ in range(3)]
+    workers = Workers(batchers, name="three", loop=asyncio.get_running_loop(), run_ms=1.0)
+    row = InferRequest(inputs=(NamedTensor(name="x", array=np.eye(10, dtype=np.float32)[:1]),))
+    for _ in range(5):
+        await wait_until_async(lambda: workers.idle == len(batchers))
+        asked = len(answers) + 1
+        workers.submit(row, answers.append)
+        await wait_until_async(partial(_is_long, answers, asked))
+    workers.close()
+    assert len(ran) == 5
+    assert len(set(ran)) == 1
+    assert workers.join(timeout_s=5)
