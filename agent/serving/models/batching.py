@@ -154,7 +154,7 @@ def _split(outcomes: Sequence[Outcome], rows: Sequence[int], names: tuple[str, .
 
 
 class Gathering:
-    """Joins the requests that reach the event loop in the same turn of it; belongs to the loop."""
+    """Joins the requests that reach the event loop in turns of it one after the other; belongs to the loop."""
 
     def __init__(self, batcher: Batcher, loop: asyncio.AbstractEventLoop) -> None:
         self._batcher, self._loop = batcher, loop
@@ -170,12 +170,20 @@ class Gathering:
         return self._lonely % _LOOK_EVERY == 0
 
     def join(self, request: InferRequest, kind: Hashable) -> asyncio.Future[Outcome]:
-        """Answer it with all others that come before the loop's next turn."""
+        """Answer it with all others that come before a turn of the loop in which nobody comes."""
         settled: asyncio.Future[Outcome] = self._loop.create_future()
         if not self._waiting:
-            self._loop.call_soon(self._answer)
+            self._loop.call_soon(self._look, 0)
         self._waiting.setdefault(kind, []).append((request, settled))
         return settled
+
+    def _look(self, seen: int) -> None:
+        """Answer those who wait, but not while every turn brings more: who came in this one is read by the next."""
+        count = sum(map(len, self._waiting.values()))
+        if not self._lonely and seen < count < self._batcher.most:
+            self._loop.call_soon(self._look, count)
+            return
+        self._answer()
 
     def _answer(self) -> None:
         waiting, self._waiting = self._waiting, {}

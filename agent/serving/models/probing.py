@@ -223,6 +223,7 @@ class _Probing:
         alone, first = self._timed[threads], self._opened[threads]
         timings = [BatchTiming(batch=1, p50_ms=alone.p50_ms)]
         buckets: dict[int, Interpreter] = {}
+        before_ms = alone.least_ms
         if not _is_open(first, self._inputs) or not _LEAST_GAIN_MS < alone.p50_ms < _NEVER_BATCHED_MS:
             return {}, tuple(timings)
         rows = [_vary(self._inputs, number) for number in range(max(BATCHES))]
@@ -238,9 +239,11 @@ class _Probing:
                 # It takes no batch, whatever its signature says.
                 break
             timings.append(BatchTiming(batch=size, p50_ms=timing.p50_ms))
-            row_ms, before_ms = timing.p50_ms / size, timings[-2].p50_ms / timings[-2].batch
-            if row_ms * gains[size] > before_ms or alone.p50_ms - row_ms < _LEAST_GAIN_MS:
+            # By the least: a busy neighbour lengthens medians, and one that came or went between two sizes decided.
+            row_ms = timing.least_ms / size
+            if row_ms * gains[size] > before_ms or alone.least_ms - row_ms < _LEAST_GAIN_MS:
                 break
+            before_ms = row_ms
             buckets[size] = extra
         return buckets, tuple(timings)
 
