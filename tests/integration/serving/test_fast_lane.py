@@ -25,6 +25,7 @@ from agent.serving.models.loading import load_slot, open_litert
 from agent.serving.protocols import endpoints
 from agent.serving.protocols.api import create_app
 from agent.serving.protocols.fast_lane import FastRunner, lane_of
+from agent.serving.protocols.http_server import HttpRunner
 from shared.applications import ApplicationGrant, key_hash
 from shared.ids import BootId
 from tests.support import models
@@ -174,7 +175,7 @@ async def _open(folder: Path, loop: asyncio.Runner) -> Both:
     app = partial(create_app, unverified="a test")
     routes = endpoints.routes(engine, unverified="a test")
     fast = FastRunner(app(routes, traffic, access), lane_of(engine, traffic, access, unverified="a test"))
-    plain = web.AppRunner(app(routes, traffic, access), access_log=None)
+    plain = HttpRunner(app(routes, traffic, access))
     for runner in (fast, plain):
         await runner.setup()
         await web.TCPSite(runner, LOOPBACK, 0).start()
