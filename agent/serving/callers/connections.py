@@ -19,12 +19,20 @@ if TYPE_CHECKING:
     class Connection(Protocol):
         """One of the HTTP server's connections."""
 
-        def close(self) -> None:
-            """End it when its answer is written."""
+        @property
+        def transport(self) -> Transport | None:
+            """What it speaks through; None when it has ended."""
             ...
 
         def force_close(self) -> None:
-            """End it now."""
+            """End it when what is written has been read."""
+            ...
+
+    class Transport(Protocol):
+        """The socket below."""
+
+        def abort(self) -> None:
+            """End it now, whatever has not been read."""
             ...
 
     class Runner(Protocol):
@@ -94,8 +102,10 @@ class Connections:
         surplus = idle[: max(0, len(seen) - self._limit)]
         ended = dict.fromkeys([*late, *surplus])
         for each in ended:
-            # Busy ones are those whose reader does not read: what is written would never end them.
-            each.force_close() if seen[each].is_busy else each.close()
+            each.force_close()
+            # What is written would keep a connection whose reader does not read; of the others nothing is lost.
+            if each.transport is not None:
+                each.transport.abort()
         return len(ended)
 
     async def watch(self, runner: Runner) -> None:

@@ -59,6 +59,7 @@ _NOT_PLAIN: Final = frozenset(
         "http2-settings",
         "origin",
         "proxy-connection",
+        "sec-websocket-key1",
         "te",
         "trailer",
         "transfer-encoding",

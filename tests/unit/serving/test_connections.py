@@ -14,11 +14,16 @@ class Line:
     def __init__(self) -> None:
         self.ended = ""
 
-    def close(self) -> None:
-        """End it in order."""
-        self.ended = "closed"
+    @property
+    def transport(self) -> Line:
+        """The socket below."""
+        return self
 
     def force_close(self) -> None:
+        """End it when it has been read."""
+        self.ended = "closing"
+
+    def abort(self) -> None:
         """End it now."""
         self.ended = "cut"
 
@@ -32,12 +37,12 @@ def swept(connections: Connections, *lines: Line, after_s: float) -> list[str]:
 
 def test_connection_that_never_asks_is_ended() -> None:
     assert swept(Connections(limit=10), Line(), after_s=SILENT_S) == [""]
-    assert swept(Connections(limit=10), Line(), after_s=SILENT_S + 1) == ["closed"]
+    assert swept(Connections(limit=10), Line(), after_s=SILENT_S + 1) == ["cut"]
 
 
-@pytest.mark.parametrize(("is_busy", "patience_s", "ended"), [(False, IDLE_S, "closed"), (True, BUSY_S, "cut")])
-def test_connection_that_has_asked_gets_longer(is_busy: bool, patience_s: float, ended: str) -> None:
-    for late_s, expected in ((-1.0, ""), (1.0, ended)):
+@pytest.mark.parametrize(("is_busy", "patience_s"), [(False, IDLE_S), (True, BUSY_S)])
+def test_connection_that_has_asked_gets_longer(is_busy: bool, patience_s: float) -> None:
+    for late_s, expected in ((-1.0, ""), (1.0, "cut")):
         line, connections = Line(), Connections(limit=10)
         connections.note(line, is_busy=is_busy)
         (seen,) = connections.seen.values()
@@ -51,7 +56,7 @@ def test_of_too_many_the_longest_idle_are_ended_and_no_busy_one() -> None:
         connections.note(line, is_busy=line is lines[0])
     now_s = max(seen.since_s for seen in connections.seen.values())
     assert connections.sweep(lines, now_s=now_s) == 2
-    assert [line.ended for line in lines] == ["", "closed", "closed", ""]
+    assert [line.ended for line in lines] == ["", "cut", "cut", ""]
 
 
 def test_nothing_is_kept_of_connections_that_are_gone() -> None:
