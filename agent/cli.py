@@ -60,6 +60,14 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run the agent in the foreground", description="Run the agent until SIGTERM.")
     run.add_argument("--config", type=Path, required=True, metavar="FILE", help=f"settings, e.g. DIR/{_CONFIG_NAME}")
 
+    _add_serve_parser(commands)
+    _add_bench_parser(commands)
+    _add_application_parser(commands)
+    _add_reading_parsers(commands)
+    return parser
+
+
+def _add_serve_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     serve = commands.add_parser(
         "serve",
         help="serve a local .tflite file or release folder on loopback, unverified, for development",
@@ -85,8 +93,8 @@ def _parser() -> argparse.ArgumentParser:
         help="origin whose pages may call from a browser; repeatable",
     )
 
-    _add_bench_parser(commands)
-    _add_application_parser(commands)
+
+def _add_reading_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     log = commands.add_parser(
         "log",
         help="print the requests that were written down, one CloudEvent a line",
@@ -99,7 +107,6 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="show who this device is and what it holds")
     status.add_argument("--state", type=Path, required=True, metavar="DIR", help="the agent's state folder")
     status.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form (%(default)s)")
-    return parser
 
 
 def _add_bench_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
